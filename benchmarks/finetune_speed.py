@@ -6,7 +6,9 @@
 LLaDA-8B's shape with random weights, random tokens, the real step: network, loss, backward,
 clipping, AdamW. Each case states its plan, then takes warm-up and timed steps; one that runs out
 of memory is recorded as such. ``adaptive_64k`` and ``direct_64k`` are rows of four 16K documents
-under the two strategies. MFU counts attention's operations, by document. ``--tiny`` runs
+under the two strategies. ``lora_32k_float8`` and its kin have the frozen weights in float8;
+``kept`` and ``mlp_kept`` compute less again in the backward pass, by `keep_projections` and
+`keep_mlp` (the last needs 141 GB). MFU counts attention's operations, by document. ``--tiny`` runs
 everything on a CPU in seconds to prove the script.
 """
 
@@ -49,10 +51,16 @@ from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion  # n
 
 K = 1024
 LORA = {"lora": {"rank": 64}, "keep_attention": True}
+FLOAT8 = {"lora": {"rank": 64, "frozen_precision": "float8"}, "keep_attention": True}
+KEPT = {"keep_projections": True, "mlp_tile": None}
 BFLOAT16 = {"parameter_dtype": "bfloat16", "moments": "8bit"}
 #: Case -> (row length, document length, changes of the recipe). Ranks share each row.
 CASES: dict[str, tuple[int, int | None, dict[str, Any]]] = {
     "lora_32k": (32 * K, None, {**LORA, "mlp_tile": None}),
+    "lora_32k_kept": (32 * K, None, {**LORA, **KEPT}),
+    "lora_32k_float8": (32 * K, None, {**FLOAT8, "mlp_tile": None}),
+    "lora_32k_float8_kept": (32 * K, None, {**FLOAT8, **KEPT}),
+    "lora_32k_float8_mlp_kept": (32 * K, None, {**FLOAT8, **KEPT, "keep_mlp": 32}),
     "lora_64k": (64 * K, None, LORA),
     "lora_128k_offloaded": (
         128 * K,
@@ -82,8 +90,7 @@ def make_recipe(
     recipe = parse_recipe(
         {
             "output_dir": "unused",
-            "model": TINY if tiny else LLADA_8B,
-            "vocab_size": 300 if tiny else 126464,
+            "init_from": "unused",  # never read: the weights are random
             "text": [{"generated_seed": 1, "num_documents": 1}],  # never read
             "phases": [{"sequence_length": length, "num_steps": 1, "rows_per_step": 1}],
             "strategy": "adaptive",
@@ -121,7 +128,7 @@ def random_weights(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield random weights by name, made on the device."""
     for name, parameter in model.named_parameters():
-        if ".lora_" not in name:
+        if ".lora_" not in name and not name.endswith(".scales"):  # float8 brings its own
             value = torch.empty(parameter.shape, device=device)
             published = name.replace(".base_layer.", ".")
             yield published, value.fill_(1.0) if value.dim() == 1 else value.normal_(std=0.02)
@@ -140,8 +147,8 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     group = start_processes(ranks)
     device, on_cuda = ranks.device, ranks.device.type == "cuda"
     config = LLaDAConfig(
-        **recipe.model,
-        vocab_size=recipe.vocab_size,
+        **(TINY if arguments.tiny else LLADA_8B),
+        vocab_size=300 if arguments.tiny else 126464,
         max_sequence_length=recipe.trained_length,
         mask_token_id=250,
         eos_token_id=251,

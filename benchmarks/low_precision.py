@@ -1,15 +1,17 @@
-"""What bfloat16 weights learn, against float32 ones: updates of one run, losses of several seeds.
+"""What is learnt with weights of low precision: updates of one run, losses of several seeds.
 
     python benchmarks/low_precision.py updates --steps 40
     python benchmarks/low_precision.py runs --seeds 3 --steps 60
     torchrun --nproc_per_node 2 benchmarks/low_precision.py runs --seeds 3 --steps 60
+    python benchmarks/low_precision.py frozen --seeds 3 --steps 30 --length 1024
 
 ``updates`` post-trains tiny-llada at the 8B recipes' rate, decay and schedule once for each kind of
 weights. It gives the share of weights that changed, and how the change lies to that of float32:
 its projection <u, v> / <v, v> and its cosine. ``exact`` has the low halves. ``seen`` is what the
 network sees; of float32 the nearest bfloat16. ``runs`` trains a small network from scratch and
 compares the mean loss of the last quarter of the steps: the difference between kinds at equal seeds
-(equal rows and masks) beside the spread of float32 over seeds. On CUDA all of it runs there.
+(equal rows and masks) beside the spread of float32 over seeds. ``frozen`` does that with adapters
+on tiny-llada, whose frozen weights are in float8 or not rounded. On CUDA all of it runs there.
 ``--set key=value`` changes the recipe.
 """
 
@@ -46,6 +48,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "bfloat16, moments 8bit": {**BFLOAT16, "moments": "8bit"},
     PLAIN: BFLOAT16,
     ROUNDED: BFLOAT16,
+}
+UNROUNDED = "unrounded"
+ADAPTERS = {"rank": 16, "alpha": 32}
+#: Frozen weights under adapters -> keys of the recipe.
+FROZEN: dict[str, dict[str, Any]] = {
+    UNROUNDED: {"lora": ADAPTERS},
+    "float8": {"lora": {**ADAPTERS, "frozen_precision": "float8"}},
 }
 COMMON = {
     "text": [{"generated_seed": 7, "num_documents": 40}],
@@ -97,7 +106,8 @@ class RoundedAdamW:
 
 def make_trainer(kind: str, values: dict[str, Any], folder: str) -> Trainer:
     """Return a trainer with a kind of weights; two kinds have an optimiser of their own here."""
-    trainer = Trainer(parse_recipe({**values, **KINDS[kind], "output_dir": folder}))
+    changes = (KINDS | FROZEN)[kind]
+    trainer = Trainer(parse_recipe({**values, **changes, "output_dir": folder}))
     groups = trainer.optimizer.param_groups
     if kind == PLAIN:
         names = ("params", "lr", "betas", "weight_decay")
@@ -173,18 +183,34 @@ def compare_updates(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def compare_runs(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Train a small network from scratch for several seeds, each kind of weights on the same."""
-    steps = options.steps
-    values = COMMON | {
+    start = {
         "model": {"d_model": 64, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 192},
         "vocab_size": 512,
-        "phases": [{"sequence_length": options.length, "num_steps": steps, "rows_per_step": 4}],
+    }
+    return _compare_losses(options, start, 4, options.kinds)
+
+
+def compare_frozen(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Post-train tiny-llada with adapters for several seeds, over each kind of frozen weights."""
+    return _compare_losses(options, {"init_from": "asset:tiny-llada"}, 1, list(FROZEN))
+
+
+def _compare_losses(
+    options: argparse.Namespace, start: dict[str, Any], rows_per_step: int, kinds: list[str]
+) -> list[dict[str, Any]]:
+    """Compare the last losses of kinds of weights with those of the first kind."""
+    steps, reference = options.steps, kinds[0]
+    phase = {"sequence_length": options.length, "num_steps": steps}
+    values = COMMON | {
+        **start,
+        "phases": [{**phase, "rows_per_step": rows_per_step}],
         **{"learning_rate": 1e-3, "warmup_steps": max(1, steps // 20), "min_mask_ratio": 0.1},
         **dict(parse_override(override) for override in options.set),
     }
     is_main = os.environ.get("RANK", "0") == "0"
-    found: dict[str, list[float]] = {kind: [] for kind in options.kinds}
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
     for seed in range(options.seeds):
-        for kind in options.kinds:
+        for kind in kinds:
             with tempfile.TemporaryDirectory() as folder:
                 trainer = make_trainer(kind, {**values, "seed": seed}, folder)
                 losses = train(trainer)
@@ -193,18 +219,18 @@ def compare_runs(options: argparse.Namespace) -> list[dict[str, Any]]:
                 print(
                     f"seed {seed} {kind:<30} {losses[0]:.4f} -> {found[kind][-1]:.4f}", flush=True
                 )
-    spread = statistics.stdev(found["float32"])
+    spread = statistics.stdev(found[reference])
     rows = []
     for kind, losses in found.items():
-        differences = [a - b for a, b in zip(losses, found["float32"], strict=True)]
+        differences = [a - b for a, b in zip(losses, found[reference], strict=True)]
         mean, largest = statistics.fmean(differences), max(map(abs, differences))
         rows.append(
             {"kind": kind, "losses": losses, "mean_difference": mean, "largest_difference": largest}
-            | {"spread_of_float32": spread, "within_spread": largest <= spread}
+            | {f"spread_of_{reference}": spread, "within_spread": largest <= spread}
         )
         if is_main:
             print(
-                f"{kind:<30} mean loss {statistics.fmean(losses):.4f}, difference to float32 "
+                f"{kind:<30} mean loss {statistics.fmean(losses):.4f}, difference to {reference} "
                 f"{mean:+.4f} (largest {largest:.4f}); spread over seeds {spread:.4f}"
             )
     return rows
@@ -213,7 +239,7 @@ def compare_runs(options: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("updates", "runs"))
+    parser.add_argument("what", choices=("updates", "runs", "frozen"))
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--seeds", type=int, default=3, help="of runs; at least 2")
@@ -221,9 +247,9 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="recipe keys, key=value")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
-    if "float32" not in options.kinds:
-        options.kinds.insert(0, "float32")
-    rows = (compare_updates if options.what == "updates" else compare_runs)(options)
+    options.kinds = ["float32", *(kind for kind in options.kinds if kind != "float32")]
+    compare = {"updates": compare_updates, "runs": compare_runs, "frozen": compare_frozen}
+    rows = compare[options.what](options)
     if os.environ.get("RANK", "0") == "0" and options.record is not None:
         shape = {name: getattr(options, name) for name in ("steps", "length", "seeds")}
         processes = int(os.environ.get("WORLD_SIZE", "1"))

@@ -27,7 +27,8 @@ def train(output: str, changes: dict[str, Any]) -> None:
     def keep_gradients(*args, **kwargs):
         if not gradients:
             for name, parameter in trainer.network.named_parameters():
-                gradients[name] = whole_tensor(parameter.grad).clone()
+                if parameter.grad is not None:
+                    gradients[name] = whole_tensor(parameter.grad).clone()
         return take_step(*args, **kwargs)
 
     trainer.optimizer.step = keep_gradients

@@ -22,13 +22,13 @@ def run(repository_root, script, *arguments):
 def test_speed_states_plan_and_measurement(repository_root, tmp_path):
     pytest.importorskip("peft")
     record = tmp_path / "record.json"
-    cases = ("adaptive_64k", "direct_64k", "full_bf16_32k")
+    cases = ("adaptive_64k", "direct_64k", "full_bf16_32k", "lora_32k_float8_mlp_kept")
     done = run(repository_root, "finetune_speed.py", "--cases", *cases, "--record", str(record))
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads(record.read_text())["rows"]
     assert [row["case"] for row in rows] == list(cases)
     assert all(row["tokens_per_second"] > 0 and row["planned_gb"] > 0 for row in rows)
-    assert [row["document"] for row in rows] == [64, 64, 128]
+    assert [row["document"] for row in rows] == [64, 64, 128, 128]
     assert all(case in done.stdout for case in cases)
 
 
@@ -49,8 +49,10 @@ def test_optimizer_step_measures_bytes_and_ratios(repository_root, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["updates", "runs"])
+@pytest.mark.parametrize("what", ["updates", "runs", "frozen"])
 def test_low_precision_compares_with_float32(repository_root, tmp_path, what):
+    if what == "frozen":
+        pytest.importorskip("peft")
     record, kind = tmp_path / "record.json", "bfloat16, moments float32"
     done = subprocess.run(
         [sys.executable, "benchmarks/low_precision.py", what, "--steps", "2", "--length", "64"]
@@ -62,7 +64,8 @@ def test_low_precision_compares_with_float32(repository_root, tmp_path, what):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = json.loads(record.read_text())["rows"]
-    assert (first["kind"], second["kind"]) == ("float32", kind)
+    kinds = ("unrounded", "float8") if what == "frozen" else ("float32", kind)
+    assert (first["kind"], second["kind"]) == kinds
     if what == "updates":
         assert first["exact"]["projection"] == pytest.approx(1)
         assert second["exact"]["projection"] == pytest.approx(1, abs=0.05)

@@ -18,6 +18,7 @@ from opencompass_llada.networks.attention_pattern import Documents
 
 LENGTH = 32
 CPU = torch.device("cpu")
+KEPT = {"activation_checkpointing": True, "keep_attention": True, "keep_projections": True}
 
 
 def network(device=CPU, **changes):
@@ -108,6 +109,9 @@ def loss_and_gradients(net, batch):
         {"activation_checkpointing": True, "offload_checkpoints": True},
         {"activation_checkpointing": True, "keep_attention": True},
         {"activation_checkpointing": True, "keep_attention": True, "offload_checkpoints": True},
+        KEPT,
+        {**KEPT, "keep_mlp": 1},
+        {**KEPT, "mlp_tile": 5},
         {"mlp_tile": 5},
         {"loss_chunk": 3},
         {"activation_checkpointing": True, "mlp_tile": 8, "loss_chunk": 7},
@@ -203,6 +207,7 @@ def test_variable_length_kernel_equals_a_call_for_each_document():
         {"activation_checkpointing": True, "offload_checkpoints": True},
         {"activation_checkpointing": True, "keep_attention": True, "offload_checkpoints": True},
         {"activation_checkpointing": True, "keep_attention": True, "compile": True},
+        {**KEPT, "keep_mlp": 1, "compile": True},
         {"mlp_tile": 5},
     ],
     ids=str,

@@ -12,10 +12,13 @@ from tiny import write_tiny_checkpoint
 from opencompass_llada.finetune import resources
 from opencompass_llada.finetune.checkpoints import MAY_DIFFER
 
+KEPT = {"activation_checkpointing": True, "keep_attention": True, "keep_projections": True}
 #: Keys of how a step is computed -> how a run that began with the defaults goes on.
 COMPUTED = {
     "activation_checkpointing": {"activation_checkpointing": True},
     "keep_attention": {"activation_checkpointing": True, "keep_attention": True},
+    "keep_projections": KEPT,
+    "keep_mlp": {**KEPT, "keep_mlp": 1},
     "offload_checkpoints": {"activation_checkpointing": True, "offload_checkpoints": True},
     "mlp_tile": {"mlp_tile": 100},
     "loss_chunk": {"loss_chunk": 7},

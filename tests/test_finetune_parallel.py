@@ -13,6 +13,7 @@ import pytest
 import torch
 from finetune_runs import small_trainer
 from test_finetune_samples import write_samples
+from tiny import write_tiny_checkpoint
 
 from opencompass_llada.finetune.parallel import check_heads
 from opencompass_llada.networks import LLaDAConfig
@@ -105,6 +106,31 @@ def test_two_processes_compute_what_one_does(runs, name):
     assert trainer.step == gloo_training.NUM_STEPS
     for key, parameter in trainer.network.named_parameters():
         assert torch.equal(parameter, ours["weights"][key]), key
+
+
+@pytest.mark.slow
+def test_two_processes_hold_frozen_float8_weights_whole(tmp_path):
+    pytest.importorskip("peft")
+    base = write_tiny_checkpoint(tmp_path / "base", max_sequence_length=128)
+    changes = {
+        **{**ALONE, "init_from": str(base), "model": {}, "vocab_size": None},
+        **{"lora": {"rank": 4, "frozen_precision": "float8"}, "retrieval_share": 0.0},
+        "evaluation": {"retrieval_rows": 0},
+    }
+    kept = {"activation_checkpointing": True, "keep_attention": True, "keep_projections": True}
+    runs = {"data": changes, "sequence": {**changes, **kept, "sequence_parallel": 2, "keep_mlp": 1}}
+    gloo_training.train(str(tmp_path / "alone"), changes)
+    run_processes(2, {str(tmp_path / name): recipe for name, recipe in runs.items()})
+    alone, *others = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("alone", *runs)
+    )
+    assert any(weight.dtype == torch.float8_e4m3fn for weight in alone["weights"].values())
+    for ours in others:
+        assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+        assert ours["gradients"].keys() == alone["gradients"].keys()
+        for key, gradient in alone["gradients"].items():
+            # Where a number lies between two of float8's, the last bit decides.
+            torch.testing.assert_close(ours["gradients"][key], gradient, rtol=0.02, atol=1e-3)
 
 
 @pytest.mark.slow

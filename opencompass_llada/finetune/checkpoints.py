@@ -38,6 +38,7 @@ MAY_DIFFER = {
     *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),
     *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
     *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
+    *("keep_projections", "keep_mlp"),
     *("sequence_parallel", "probe_every", "tokenizing_processes", "lora.save"),
     *("host_memory_limit", "offload_average"),
 }

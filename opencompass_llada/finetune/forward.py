@@ -29,7 +29,7 @@ from opencompass_llada.networks import BidirectionalNetwork
 from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import Documents
 from opencompass_llada.networks.doubled import attend_under, doubled_mask
-from opencompass_llada.networks.transformer import Attend, Rotation, rotation_at
+from opencompass_llada.networks.transformer import Attend, Block, Rotation, rotation_at
 
 #: Operators whose outputs `keep_attention` keeps: PyTorch's attention kernels by their names in
 #: torch.ops. Plain matrix products are none of them, so that the math backend is computed again.
@@ -100,6 +100,17 @@ def run_checkpointed(
         return run()
 
 
+def _keep_gates(block: Block) -> Callable[[Tensor], Tensor]:
+    """Return a block's MLP step, of whose tensors the first two products' are kept."""
+    gates, add_gated = _computed_again(block.gates), _computed_again(block.add_gated)
+    return lambda x_BLM: add_gated(x_BLM, *gates(x_BLM))
+
+
+def _computed_again(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of which the backward pass computes everything but its inputs again."""
+    return functools.partial(checkpoint, function, use_reentrant=False)
+
+
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Keep what attention kernels return."""
     name, _, _ = str(operator).rpartition(".")  # without its overload
@@ -142,8 +153,23 @@ class TrainingNetwork(nn.Module):
             if recipe.mlp_tile is not None:
                 for block in model.blocks:
                     block.add_mlp = tile_mlp(block.add_mlp, recipe.mlp_tile)  # type: ignore
+            if recipe.keep_projections:
+                self._divide(model.blocks)
         if recipe.compile:
             self._compile()
+
+    def _divide(self, blocks: Sequence[Block]) -> None:
+        """Let the backward pass compute parts of blocks again where it would whole ones.
+
+        Attention keeps what goes in and comes out itself. What its inputs are made of is computed
+        again for adapters, and compiled code leaves the products out of that.
+        """
+        for number, block in enumerate(blocks):
+            block.attention_inputs = _computed_again(block.attention_inputs)  # type: ignore
+            # The last blocks' tensors are gone before others are computed again.
+            is_kept = number >= len(blocks) - self._recipe.keep_mlp
+            mlp = _keep_gates(block) if is_kept else _computed_again(block.add_mlp)
+            block.add_mlp = mlp  # type: ignore
 
     def _compile(self) -> None:
         """Compile the whole network, or where blocks are run one by one the parts around attention.
@@ -165,8 +191,11 @@ class TrainingNetwork(nn.Module):
             self._whole = torch.compile(self._whole, dynamic=False)
             self._whole_doubled = torch.compile(self._whole_doubled, dynamic=False)
             return
+        parts = ["attention_inputs", "add_attention", "inner_states"]
+        if recipe.keep_projections and recipe.mlp_tile is None:
+            parts[-1] = "add_mlp"  # whose last product the compiler leaves out by itself
         for block in cast(BidirectionalNetwork, self.model).blocks:
-            for name in ("attention_inputs", "add_attention", "inner_states"):
+            for name in parts:
                 setattr(block, name, torch.compile(getattr(block, name)))
 
     def forward(self, batch: Batch | Callable[[PreTrainedModel], Any]) -> Any:
@@ -239,9 +268,10 @@ class TrainingNetwork(nn.Module):
         x_BLM = model.get_input_embeddings()(self._own(noisy_BL))
         if self.offload is not None:
             self.offload.new_pass()
+        whole_again = recipe.activation_checkpointing and not recipe.keep_projections
         for block in model.blocks:
             run = functools.partial(run_checkpointed, recipe, self.offload, block)
-            x_BLM = (run if recipe.activation_checkpointing else block)(x_BLM, rotation, attend)
+            x_BLM = (run if whole_again else block)(x_BLM, rotation, attend)
         return model.final_norm(x_BLM)
 
     def _doubled_mask(

@@ -25,6 +25,7 @@ from opencompass_llada.finetune.adapters import (
     is_adapter,
 )
 from opencompass_llada.finetune.forward import TrainingNetwork
+from opencompass_llada.finetune.frozen import freeze_in_float8, frozen_layers
 from opencompass_llada.finetune.parallel import Ranks, check_heads, shard, whole_tensor
 from opencompass_llada.finetune.recipe import LLAMA_NAMES, Lora, Recipe
 from opencompass_llada.finetune.tokens import TrainingTokenizer
@@ -53,6 +54,31 @@ logger = logging.getLogger(__name__)
 
 #: Tensors by published name, read one by one as they are taken.
 NamedTensors = Iterable[tuple[str, Tensor]]
+
+
+class StoredTensors:
+    """A checkpoint's tensors by published name, read when they are asked for.
+
+    The files stay open: what adapters are merged into must be there when a run of days ends.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Open the files, and read what they hold but no tensor."""
+        self._places: dict[str, tuple[Path, Any]] = {}
+        for file in files:
+            tensors = safe_open(file, framework="pt")
+            self._places |= dict.fromkeys(tensors.keys(), (file, tensors))
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor with its name."""
+        return ((name, self[name]) for name in self._places)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a tensor on the CPU; one that is not finite is a CheckpointError."""
+        file, tensors = self._places[name]
+        tensor = tensors.get_tensor(name)
+        refuse_non_finite([(name, tensor)], str(file))
+        return tensor
 
 
 #: The networks that an objective trains, by their model_type; Llama is the small twin alone.
@@ -156,7 +182,7 @@ def _llama_config(config: LLaDAConfig) -> LlamaConfig:
 
 def build_network(
     recipe: Recipe, config: BidirectionalConfig
-) -> tuple[PreTrainedModel, NamedTensors]:
+) -> tuple[PreTrainedModel, StoredTensors]:
     """Build the network, and say what to fill it with: a checkpoint's is on the meta device."""
     shards: Sequence[Path] = ()
     if recipe.init_from is None:
@@ -187,7 +213,7 @@ def build_network(
         check_adapters(cast(BidirectionalNetwork, model), recipe.lora)
     if recipe.sequence_parallel > 1:
         check_heads(config, recipe.sequence_parallel)
-    return model, _stored_tensors(shards)
+    return model, StoredTensors(shards)
 
 
 def _check_scaling(recipe: Recipe, model: PreTrainedModel, scaling: RopeScaling) -> None:
@@ -207,15 +233,6 @@ def _check_scaling(recipe: Recipe, model: PreTrainedModel, scaling: RopeScaling)
             f"{rope.longest_context} tokens that rope_scaling {scaling.type!r} was computed for; "
             f"set its target_length to {recipe.trained_length}."
         )
-
-
-def _stored_tensors(shards: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    for file in shards:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
-                tensor = tensors.get_tensor(name)
-                refuse_non_finite([(name, tensor)], str(file))
-                yield name, tensor
 
 
 def place_network(
@@ -238,11 +255,16 @@ def place_network(
     else:
         model.to(torch.bfloat16 if one_device else trained)
         add_adapters(cast(BidirectionalNetwork, model), recipe.lora, trained)
+        if recipe.lora.frozen_precision == "float8":
+            freeze_in_float8(cast(BidirectionalNetwork, model))
     if not is_meta:
         model.to(ranks.device)
     network = TrainingNetwork(model, recipe, ranks.device, group)
     blocks = model.blocks if isinstance(model, BidirectionalNetwork) else model.model.layers
-    shard(network, list(blocks), ranks)
+    # FSDP gathers a block in one piece of one dtype, which float8 weights and scales are not.
+    layers = frozen_layers(model).values()
+    whole = {parameter for layer in layers for parameter in (layer.weight, layer.scales)}
+    shard(network, list(blocks), ranks, whole)
     if is_meta:
         network.to_empty(device=ranks.device)
         _fill_weights(model, stored)
@@ -252,11 +274,15 @@ def place_network(
 
 def _fill_weights(model: nn.Module, tensors: NamedTensors) -> None:
     """Copy tensors into the parameters, whole or sharded, adapters or not, in their own dtype."""
+    frozen = frozen_layers(model)
     parameters: dict[str, Any] = {
         name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
     }
     with torch.no_grad():
         for name, tensor in tensors:
+            if name in frozen:
+                frozen[name].load(tensor)
+                continue
             parameter = parameters[name]
             value = tensor.to(parameter.dtype)
             if isinstance(parameter, DTensor):
@@ -266,18 +292,26 @@ def _fill_weights(model: nn.Module, tensors: NamedTensors) -> None:
 
 
 def published_tensors(
-    model: nn.Module, lora: Lora | None, dtype: torch.dtype
+    model: nn.Module, lora: Lora | None, dtype: torch.dtype, stored: StoredTensors
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor by its published name, whole and merged, on the CPU, on all ranks."""
-    values = dict(model.named_parameters())
+    """Yield every tensor by its published name, whole and merged, on the CPU, on all ranks.
+
+    What the network has in float8 is taken as it is in the start checkpoint, ``stored``.
+    """
+    values, frozen = dict(model.named_parameters()), frozen_layers(model)
     adapters = {name: whole_tensor(values[name].detach()) for name in values if is_adapter(name)}
+    scales = {f"{name.removesuffix('.weight')}.scales" for name in frozen}
     for name, value in values.items():
-        if is_adapter(name):
+        published = name.replace(".base_layer.", ".")
+        if is_adapter(name) or published in scales:
             continue
-        weight = whole_tensor(value.detach())
+        if published in frozen:
+            weight = stored[published].to(value.device)
+        else:
+            weight = whole_tensor(value.detach())
         stem, is_adapted, _ = name.partition(".base_layer.weight")
         if is_adapted:
             assert lora is not None
             down, up = (adapters[f"{stem}.lora_{side}.default.weight"].float() for side in "AB")
             weight = weight.float() + lora.alpha / lora.rank * (up @ down)
-        yield name.replace(".base_layer.", "."), weight.to("cpu", dtype).contiguous()
+        yield published, weight.to("cpu", dtype).contiguous()

@@ -156,10 +156,13 @@ def stop_processes() -> None:
         dist.destroy_process_group()
 
 
-def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
+def shard(
+    network: nn.Module, blocks: list[nn.Module], ranks: Ranks, whole: set[nn.Parameter]
+) -> None:
     """Shard parameters, gradients and optimiser state over several processes (FSDP2), in place.
 
-    Computes in bfloat16 on CUDA and reduces gradients in float32.
+    Computes in bfloat16 on CUDA and reduces gradients in float32. Parameters that stay ``whole``
+    on every process are left as they are.
     """
     if ranks.world_size == 1:
         return
@@ -171,8 +174,8 @@ def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(network, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
+    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=whole)
 
 
 def reshard(network: nn.Module) -> None:

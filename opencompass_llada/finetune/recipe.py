@@ -141,6 +141,7 @@ class Lora:
     target_modules: tuple[Text, ...] | None = None
     train: tuple[Literal["norms", "embeddings", "head"], ...] = ("norms",)
     save: Literal["merged", "adapter", "both"] = "both"
+    frozen_precision: Literal["float8"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse adapters of nothing."""
@@ -218,6 +219,8 @@ class Recipe:
     sequence_parallel: Whole = 1
     activation_checkpointing: bool = False
     keep_attention: bool = False
+    keep_projections: bool = False
+    keep_mlp: CountOrZero = 0
     offload_checkpoints: bool = False
     mlp_tile: Whole | None = None
     loss_chunk: Whole = 32768
@@ -337,6 +340,11 @@ def _check_start(recipe: Recipe) -> None:
     if from_scratch and recipe.lora is not None and recipe.lora.save == "adapter":
         raise ValueError(
             "recipe: lora.save='adapter' writes what is added to a checkpoint, and needs init_from."
+        )
+    if from_scratch and recipe.lora is not None and recipe.lora.frozen_precision is not None:
+        raise ValueError(
+            f"recipe: lora.frozen_precision={recipe.lora.frozen_precision!r} rounds a checkpoint's "
+            "weights, which stay the ones that adapters are merged into; it needs init_from."
         )
     if from_scratch and recipe.rope_scaling is not None:
         raise ValueError(
@@ -471,6 +479,21 @@ def _check_combinations(recipe: Recipe) -> None:
                 f"recipe: {name}=true says what activation checkpoints keep and where; it needs "
                 "activation_checkpointing=true."
             )
+    if recipe.keep_projections and (recipe.offload_checkpoints or not recipe.keep_attention):
+        wrong = f"keep_attention={recipe.keep_attention}".lower()
+        wrong = "offload_checkpoints=true" if recipe.offload_checkpoints else wrong
+        raise ValueError(
+            "recipe: keep_projections=true keeps on the device what goes into attention, beside "
+            f"what comes out, and does not work with {wrong}. Set keep_attention=true and leave "
+            "offload_checkpoints out."
+        )
+    if recipe.keep_mlp and (recipe.mlp_tile is not None or not recipe.keep_projections):
+        wrong = f"keep_projections={recipe.keep_projections}".lower()
+        wrong = wrong if recipe.mlp_tile is None else f"mlp_tile={recipe.mlp_tile}"
+        raise ValueError(
+            f"recipe: keep_mlp={recipe.keep_mlp} keeps tensors of the MLP in so many blocks, and "
+            f"does not work with {wrong}. Set keep_projections=true and leave mlp_tile out."
+        )
     for phase in recipe.phases:
         if phase.sequence_length % recipe.sequence_parallel:
             raise ValueError(

@@ -105,6 +105,13 @@ class NetworkShape:
         return sizes.num_layers * sizes.width * (attention + 3 * sizes.mlp_width)
 
     @property
+    def linear_channels(self) -> int:
+        """Output channels of all blocks' linear layers."""
+        sizes = self.sizes
+        attention = sizes.query_width + 2 * sizes.kv_width + sizes.width
+        return sizes.num_layers * (attention + 2 * sizes.mlp_width + sizes.width)
+
+    @property
     def norm_parameters(self) -> int:
         """Parameters of all norms."""
         heads = 2 * self.sizes.head_dim if self.sizes.has_qk_norm else 0
@@ -200,7 +207,10 @@ def _plan(
     trained_bytes = 4 if recipe.parameter_dtype == "float32" else 2
     frozen_bytes = trained_bytes if world_size > 1 or not on_cuda else 2
     trained, frozen = _parameters(recipe, shape)
-    weights = (trained * trained_bytes + frozen * frozen_bytes) / world_size
+    quantised = shape.linear_parameters if _has_float8(recipe) else 0
+    weights = (trained * trained_bytes + (frozen - quantised) * frozen_bytes) / world_size
+    if quantised:  # whole on every device, with a float32 scale a channel
+        weights += quantised + 4 * shape.linear_channels
     gradients = trained * trained_bytes / world_size
     has_vectors = recipe.lora is None or "norms" in recipe.lora.train
     vectors = shape.norm_parameters if has_vectors else 0
@@ -218,12 +228,18 @@ def _plan(
     # float32; per tiled token: gate, up, their product and gradients.
     attention = tokens * unit * (8 * wide + 4 * kv_width) + tokens * 4 * 2 * wide
     block = attention + tiled * unit * 6 * inner
+    if quantised:  # the gradients of gate and up, in float8
+        block += tiled * 2 * inner
     cast = 0 if world_size > 1 or trained_bytes == 2 else 2 * trained
     if recipe.activation_checkpointing:
         inputs = num_layers
         if recipe.offload_checkpoints:  # one in use, one on its way
             inputs = min(2, num_layers)
         kept = (inputs + recipe.keep_attention * num_layers) * tokens * unit * width
+        if recipe.keep_projections:  # queries, keys, values, and the state behind attention
+            own = shape.sizes.query_width + 2 * kv_width + width
+            kept += num_layers * tokens * unit * own
+        kept += min(recipe.keep_mlp, num_layers) * tokens * unit * 2 * inner
     else:
         per_token = unit * (6 * wide + 2 * kv_width + 4 * inner) + 4 * 2 * wide
         kept, block = num_layers * tokens * per_token, 0
@@ -249,6 +265,10 @@ def _parameters(recipe: Recipe, shape: NetworkShape) -> tuple[int, int]:
     return shape.adapter_parameters + whole, shape.num_parameters - whole
 
 
+def _has_float8(recipe: Recipe) -> bool:
+    return recipe.lora is not None and recipe.lora.frozen_precision == "float8"
+
+
 def _optimizer_bytes(recipe: Recipe, trained: int, vectors: int, on_cuda: bool) -> float:
     """Return the bytes of low halves, moments (of vectors float32) and the moving average.
 
@@ -269,7 +289,7 @@ def _gathered(recipe: Recipe, shape: NetworkShape) -> float:
     """
     block = shape.linear_parameters / shape.sizes.num_layers
     embeddings = shape.num_parameters - shape.linear_parameters - shape.norm_parameters
-    weights = 2 * (embeddings + 2 * block)
+    weights = 2 * (embeddings + (0 if _has_float8(recipe) else 2 * block))
     gradients = 0 if recipe.lora else 2 * (embeddings + block) + 4 * block
     return _NCCL + weights + gradients
 
@@ -304,6 +324,8 @@ def check_memory(
         ("loss_chunk", 4096, recipe.loss_chunk > 4096),
         ("micro_rows", 1, recipe.micro_rows != 1),
         ("activation_checkpointing", True, not recipe.activation_checkpointing),
+        ("keep_mlp", 0, recipe.keep_mlp),
+        ("keep_projections", False, recipe.keep_projections),
         ("mlp_tile", 4096, recipe.mlp_tile is None),
         ("keep_attention", False, recipe.keep_attention),
         ("offload_average", True, recipe.ema_decay and not recipe.offload_average and on_cuda),
@@ -322,7 +344,8 @@ def check_memory(
         offloads = ", offload_average, offload_checkpoints" if on_cuda else ""
         remedy = (
             "No setting of loss_chunk, micro_rows, activation_checkpointing, "
-            f"mlp_tile{offloads} and keep_attention makes it fit: use lora, "
+            f"mlp_tile{offloads}, keep_mlp, keep_projections and keep_attention makes it fit: use "
+            "lora, "
             f"{_smallest(dataclasses.replace(recipe, **changes), shape, world_size, on_cuda)}"
             f"more devices (now {world_size}; sequence_parallel shares rows) or shorter rows."
         )

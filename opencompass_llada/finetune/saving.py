@@ -35,7 +35,7 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.finetune.adapters import ADAPTER, adapter_tensors, write_adapter
 from opencompass_llada.finetune.average import MovingAverage
 from opencompass_llada.finetune.checkpoints import STATE, CheckpointIndex, write_atomically
-from opencompass_llada.finetune.network import published_tensors
+from opencompass_llada.finetune.network import StoredTensors, published_tensors
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.published import (
     Start,
@@ -69,6 +69,8 @@ class RunState:
     data: TrainingData
     shape: NetworkShape
     model: PreTrainedModel
+    #: Weights of the checkpoint that the run starts from; none if it starts from none.
+    stored: StoredTensors
     #: The network with its objective, as it is sharded.
     network: nn.Module
     optimizer: Optimizer
@@ -90,7 +92,7 @@ def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
     with write_atomically(folder, ranks) as part:
         with run.average.applied():
             if lora is None or lora.save != "adapter":
-                tensors = published_tensors(run.model, lora, dtype)
+                tensors = published_tensors(run.model, lora, dtype, run.stored)
                 if ranks.is_main:
                     write_weights(part, tensors)
                     write_small_files(part, run.model, recipe, run.tokens.tokenizer, run.start)

@@ -30,6 +30,7 @@ from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.resources import NetworkShape, check_fits, check_machine
 from opencompass_llada.finetune.rows import Batch, TrainingData
 from opencompass_llada.finetune.tokens import make_tokenizer
+from opencompass_llada.inference.float8 import check_float8
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,14 @@ class Trainer(saving.RunState):
         config = network_config(recipe, self.tokens)
         self.start_length = config.trained_length if recipe.init_from is not None else None
         self.shape = NetworkShape(config.shape, recipe.lora.rank if recipe.lora else 0)
+        if recipe.lora is not None and recipe.lora.frozen_precision == "float8":
+            check_float8("lora.frozen_precision=float8", config.shape, self.ranks.device)
         check_fits(recipe, self.shape, self.ranks)
-        self.model, stored = build_network(recipe, config)
+        self.model, self.stored = build_network(recipe, config)
         with Gathering(self.ranks) as gathering:
             self._prepare_data(gathering)
         group = parallel.start_processes(self.ranks, gathering.store)
-        self.network = place_network(self.model, recipe, self.ranks, stored, group)
+        self.network = place_network(self.model, recipe, self.ranks, self.stored, group)
         self.optimizer = build_optimizer(self.network, recipe)
         self.average = MovingAverage(
             self.network, self.optimizer, recipe.ema_decay, on_host=recipe.offload_average

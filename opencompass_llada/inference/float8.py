@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from opencompass_llada.inference.kv_cache import FLOAT8, quantise
 from opencompass_llada.inference.tilings import CHANNEL_TILE, SMALL_PRODUCT
+from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.transformer import BidirectionalNetwork, BlockParts
 
 logger = logging.getLogger(__name__)
@@ -60,20 +61,8 @@ def quantise_network(network: BidirectionalNetwork) -> None:
     Raises:
         ValueError: On a GPU without float8 products, or for sizes that they do not take.
     """
-    device = next(network.parameters()).device
-    if obstacle := float8_obstacle(device):
-        raise ValueError(
-            f"precision='float8' cannot be had, because {obstacle}. Cards of compute capability "
-            "8.9 and later have it (L4, L40S, RTX 4090, H100, H200, B200); leave precision out "
-            "here."
-        )
     shape = network.config.shape
-    sizes = {shape.width, shape.mlp_width, shape.num_heads * shape.head_dim}
-    if odd := sorted(size for size in sizes if size % _MULTIPLE):
-        raise ValueError(
-            f"precision='float8' takes layers whose sizes are multiples of {_MULTIPLE}, got {odd}; "
-            "leave precision out for this checkpoint"
-        )
+    check_float8("precision='float8'", shape, next(network.parameters()).device)
     replaced = kept = 0
     for block in network.blocks:
         for name, part in zip(BlockParts._fields, block.parts, strict=True):
@@ -89,6 +78,24 @@ def quantise_network(network: BidirectionalNetwork) -> None:
     logger.info(what, replaced, others, cast(Tensor, network.get_output_embeddings().weight).dtype)
     if kept:
         logger.info("%d layers that are no plain linear ones (adapters) keep their dtype.", kept)
+
+
+def check_float8(setting: str, shape: NetworkDimensions, device: torch.device) -> None:
+    """Refuse a GPU without float8 products, and sizes that they do not take, with a ValueError.
+
+    ``setting`` is what asks for them, as a user writes it.
+    """
+    if obstacle := float8_obstacle(device):
+        raise ValueError(
+            f"{setting} cannot be had, because {obstacle}. Cards of compute capability "
+            "8.9 and later have it (L4, L40S, RTX 4090, H100, H200, B200); leave it out here."
+        )
+    sizes = {shape.width, shape.mlp_width, shape.query_width, shape.kv_width}
+    if odd := sorted(size for size in sizes if size % _MULTIPLE):
+        raise ValueError(
+            f"{setting} takes layers whose sizes are multiples of {_MULTIPLE}, got {odd}; "
+            "leave it out for this checkpoint"
+        )
 
 
 def float8_obstacle(device: torch.device) -> str | None:

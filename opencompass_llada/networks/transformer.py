@@ -2,7 +2,7 @@
 
 Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP; no sampling, loss or cache.
 Shape suffixes: B batch, L positions (keys), P positions asked for (queries), M hidden size, H query
-heads, G key/value heads, D head size, V vocabulary entries.
+heads, G key/value heads, D head size, I inner channels of the MLP, V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -218,15 +218,23 @@ class Block(nn.Module):
         h_BPM = self._run("mlp_norm", x_BPM)
         out_BPM = self._run("sparse", h_BPM)
         if self._names.down is not None:
-            out_BPM = out_BPM + self._run("down", self._gated(h_BPM))
+            out_BPM = out_BPM + self._run("down", _gated(*self._gates(h_BPM)))
         return x_BPM + out_BPM
 
     def inner_states(self, x_BPM: Tensor) -> Tensor:
         """Return the dense MLP's inner states of the residual stream."""
-        return self._gated(self._run("mlp_norm", x_BPM))
+        return _gated(*self.gates(x_BPM))
 
-    def _gated(self, h_BPM: Tensor) -> Tensor:
-        return F.silu(self._run("gate", h_BPM)) * self._run("up", h_BPM)
+    def gates(self, x_BPM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the dense MLP's first two products make of the residual stream."""
+        return self._gates(self._run("mlp_norm", x_BPM))
+
+    def add_gated(self, x_BPM: Tensor, gate_BPI: Tensor, up_BPI: Tensor) -> Tensor:
+        """Add the dense MLP to the residual stream, from what `gates` gave."""
+        return x_BPM + self._run("down", _gated(gate_BPI, up_BPI))
+
+    def _gates(self, h_BPM: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run("gate", h_BPM), self._run("up", h_BPM)
 
     def _run(self, part: str, x: Tensor) -> Tensor:
         """Apply a part by its name in `BlockParts`; nothing where the network has none."""
@@ -235,6 +243,10 @@ class Block(nn.Module):
 
     def _heads(self, x_BLM: Tensor) -> Tensor:
         return x_BLM.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def _gated(gate_BPI: Tensor, up_BPI: Tensor) -> Tensor:
+    return F.silu(gate_BPI) * up_BPI
 
 
 def take(x_BLM: Tensor, positions_BP: Tensor) -> Tensor:

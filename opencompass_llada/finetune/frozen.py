@@ -1,0 +1,124 @@
+"""Holds the frozen weights under adapters in float8, and computes with them forward and backward.
+
+The formats are inference's (`inference.float8`): e4m3, a scale a channel of the weights and a row
+of the inputs, and of the gradients. Nothing is trained here, and no weight has a gradient.
+Shape suffixes: T tokens, K input channels, N output channels.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opencompass_llada.inference.float8 import (
+    QUANTISED_PARTS,
+    multiply,
+    quantise_rows,
+)
+from opencompass_llada.inference.kv_cache import quantise
+from opencompass_llada.networks import BidirectionalNetwork
+from opencompass_llada.networks.transformer import BlockParts
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenLinear(nn.Module):
+    """A linear layer with frozen float8 weights, through which gradients go to the inputs."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Quantise the weights of a layer; its bias, which is as frozen, stays."""
+        super().__init__()
+        weight_NK, scales_N = quantise(linear.weight.detach())
+        self.weight = nn.Parameter(weight_NK, requires_grad=False)
+        self.scales = nn.Parameter(scales_N, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product of inputs [..., K] with the weights, [..., N].
+
+        In the dtype of autocast where that is on, as other linear layers, else in the inputs'.
+        """
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        rows_TK = x.reshape(-1, x.shape[-1])
+        out_TN = _Product.apply(rows_TK, self.weight, self.scales, self.bias, dtype)
+        return out_TN.view(*x.shape[:-1], -1)
+
+    @torch.no_grad()
+    def load(self, weight_NK: Tensor) -> None:
+        """Quantise weights of any dtype and device into this layer's."""
+        values_NK, scales_N = quantise(weight_NK.to(self.weight.device))
+        self.weight.copy_(values_NK)
+        self.scales.copy_(scales_N)
+
+
+class _Product(torch.autograd.Function):
+    """Rows times frozen weights; nothing but the weights is saved for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TK: Tensor,
+        weight_NK: Tensor,
+        scales_N: Tensor,
+        bias_N: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.save_for_backward(weight_NK, scales_N)
+        ctx.dtype = x_TK.dtype
+        return multiply(_quantise_rows(x_TK), weight_NK, scales_N, bias_N, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_TN,) = gradients
+        weight_NK, scales_N = ctx.saved_tensors
+        return (input_gradient(gradient_TN, weight_NK, scales_N, ctx.dtype), *[None] * 4)
+
+
+def input_gradient(
+    gradient_TN: Tensor, weight_NK: Tensor, scales_N: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return the gradient of the inputs, [T, K], of `FrozenLinear`'s product, in a dtype.
+
+    The channels N are summed over, so their scales go to the gradient before its rows are
+    quantised. Tensor cores want the weights with N dense: they are transposed anew each time,
+    0.44 GB read and written for a block of LLaDA-8B against 7 GB for a second copy of all blocks.
+    """
+    rows_TN = _quantise_rows(gradient_TN * scales_N)
+    weight_KN = weight_NK.t().contiguous()
+    return multiply(rows_TN, weight_KN, torch.ones_like(weight_KN[:, 0], dtype=torch.float32),
+                    None, dtype)  # fmt: skip
+
+
+def _quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float8 rows and their scales; the compiler joins this with what made the rows."""
+    return quantise(x_TK) if torch.compiler.is_compiling() else quantise_rows(x_TK)
+
+
+def freeze_in_float8(model: BidirectionalNetwork) -> None:
+    """Replace the linear layers of the blocks, also those under adapters, by `FrozenLinear`."""
+    replaced = 0
+    for block in model.blocks:
+        for name, part in zip(BlockParts._fields, block.parts, strict=True):
+            if name not in QUANTISED_PARTS or part is None:
+                continue
+            if type(part) is nn.Linear:
+                block.replace_part(name, FrozenLinear(part))
+            else:
+                assert type(part.base_layer) is nn.Linear, type(part.base_layer)
+                part.base_layer = FrozenLinear(part.base_layer)
+            replaced += 1
+    what = "lora.frozen_precision=float8: %d frozen layers hold float8 weights"
+    logger.info(what, replaced)
+
+
+def frozen_layers(model: nn.Module) -> dict[str, FrozenLinear]:
+    """Return the layers with float8 weights by the published names of those weights."""
+    return {
+        f"{name.replace('.base_layer', '')}.weight": layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, FrozenLinear)
+    }

@@ -1,0 +1,253 @@
+"""Frozen weights in float8 under adapters: products, gradients, what is written, and what fits."""
+
+from __future__ import annotations
+
+import collections
+import functools
+
+import pytest
+import torch
+from finetune_runs import LONGER, RECIPE, first_batches, small_recipe, small_trainer
+from functorch.compile import make_boxed_func
+from safetensors.torch import load_file
+from tiny import tiny_config, write_tiny_checkpoint
+
+from opencompass_llada.finetune import network, resources
+from opencompass_llada.finetune.frozen import FrozenLinear, frozen_layers, input_gradient
+from opencompass_llada.inference import float8
+from opencompass_llada.inference.kv_cache import dequantise, quantise
+
+pytest.importorskip("peft")
+
+FLOAT8 = {"rank": 4, "alpha": 8, "frozen_precision": "float8"}
+RATES = {"learning_rate": 0.05, "warmup_steps": 0, "evaluation": {"retrieval_rows": 0}}
+KEPT = {"activation_checkpointing": True, "keep_attention": True, "keep_projections": True}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("base"), max_sequence_length=128)
+
+
+def trainer_in(folder, base, **changes):
+    return small_trainer(
+        folder, LONGER, **{**RATES, "lora": FLOAT8, "init_from": str(base), **changes}
+    )
+
+
+def layer_of(weight_NK, bias=False):
+    linear = torch.nn.Linear(*weight_NK.shape[::-1], bias=bias)
+    linear.weight.data = weight_NK
+    return FrozenLinear(linear.requires_grad_(False))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_and_its_gradient_are_those_of_the_quantised_numbers(bias):
+    torch.manual_seed(0)
+    weight_NK, x_TK = torch.randn(96, 64), torch.randn(2, 7, 64).requires_grad_(True)
+    layer = layer_of(weight_NK, bias)
+    out = layer(x_TK)
+    seen_NK = dequantise(layer.weight, layer.scales, torch.float32)
+    seen_TK = dequantise(*quantise(x_TK.detach()), torch.float32)
+    expected = torch.nn.functional.linear(seen_TK, seen_NK, layer.bias)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    gradient_TN = torch.randn(2, 7, 96)
+    out.backward(gradient_TN)
+    scaled = dequantise(*quantise(gradient_TN * layer.scales), torch.float32)
+    assert x_TK.grad is not None
+    torch.testing.assert_close(x_TK.grad, scaled @ layer.weight.float(), rtol=1e-4, atol=1e-4)
+    assert all(parameter.grad is None for parameter in layer.parameters())
+
+
+def test_the_gradient_of_the_inputs_is_near_the_exact_one_whatever_the_channels_sizes():
+    """Scaled after the sum, or not before it is rounded, it would be off by all of its norm."""
+    torch.manual_seed(0)
+    weight_NK = torch.randn(96, 64) * torch.logspace(-2, 2, 96)[:, None]
+    gradient_TN = torch.randn(50, 96)
+    layer = layer_of(weight_NK)
+    exact_TK = gradient_TN @ weight_NK
+    found_TK = input_gradient(gradient_TN, layer.weight, layer.scales, torch.float32)
+    assert (found_TK - exact_TK).norm() / exact_TK.norm() < 0.05
+    assert (found_TK - exact_TK).norm() > 0
+
+
+def test_all_linear_layers_are_quantised_and_adapters_learn_through_them(tmp_path, base):
+    losses = {}
+    for precision in (None, "float8"):
+        lora = {**FLOAT8, "frozen_precision": precision, "target_modules": ["q_proj", "ff_out"]}
+        trainer = trainer_in(tmp_path / str(precision), base, lora=lora)
+        layers = frozen_layers(trainer.model)
+        losses[precision] = trainer.network(first_batches(trainer)[0])
+        losses[precision].backward()
+    stored = load_file(base / "model.safetensors")
+    assert layers.keys() == {n for n in stored if "blocks" in n and "norm" not in n}
+    for name, layer in layers.items():
+        value_NK = dequantise(layer.weight, layer.scales, torch.float32)
+        torch.testing.assert_close(value_NK, stored[name].float(), rtol=1 / 16, atol=1e-3)
+    trained = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert {n for n, p in trained.items() if "lora_B" in n and p.grad.abs().max() > 0} == {
+        n for n in trained if "lora_B" in n
+    }
+    assert losses["float8"].item() != losses[None].item()
+    assert losses["float8"].item() == pytest.approx(losses[None].item(), rel=0.01)
+
+
+@pytest.mark.parametrize("save", ["both", "merged"])
+def test_adapters_are_merged_into_the_weights_that_the_run_began_with(tmp_path, base, save):
+    before = load_file(base / "model.safetensors")
+    trainer = trainer_in(tmp_path / "out", base, lora={**FLOAT8, "save": save})
+    final = trainer.train()
+    after, own = load_file(final / "model.safetensors"), dict(trainer.model.named_parameters())
+    assert after.keys() == before.keys()
+    for name in frozen_layers(trainer.model):
+        stem = name.removesuffix(".weight")
+        down, up = (own[f"{stem}.lora_{side}.default.weight"] for side in "AB")
+        merged = before[name].float() + 2 * (up @ down).detach()
+        torch.testing.assert_close(after[name], merged, rtol=0, atol=1e-6)
+        assert (up @ down).abs().max() > 0.01
+
+
+def test_a_run_goes_on_exactly(tmp_path, base):
+    phases = [{"sequence_length": 128, "num_steps": 4, "rows_per_step": 2}]
+    trainer_in(tmp_path / "whole", base, phases=phases).train()
+    begun = trainer_in(tmp_path / "parts", base, phases=phases)
+    for phase, batches in begun._steps():
+        begun.take_step(phase, batches)
+        if begun.step == 2:
+            break
+    begun.index.write()
+    begun.save({})
+    again = trainer_in(tmp_path / "parts", base, phases=phases)
+    assert again.step == 2
+    final = again.train()
+    whole, parts = (load_file(f / "model.safetensors") for f in (tmp_path / "whole/final", final))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    changed = {**FLOAT8, "frozen_precision": None}
+    with pytest.raises(ValueError, match="another recipe .lora: "):
+        trainer_in(tmp_path / "parts", base, phases=phases, lora=changed)
+
+
+class Graphs:
+    """A backend of torch.compile that counts products and quantisations of the backward graphs."""
+
+    def __init__(self):
+        self.backward = collections.Counter()
+
+    def __call__(self, module, inputs):
+        from torch._dynamo.backends.common import aot_autograd
+        from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+        return aot_autograd(
+            fw_compiler=lambda graph, _: make_boxed_func(graph.forward),
+            bw_compiler=self.count,
+            partition_fn=min_cut_rematerialization_partition,
+        )(module, inputs)
+
+    def count(self, graph, _):
+        targets = [str(node.target) for node in graph.graph.nodes]
+        self.backward[targets.count("aten.mm.default"), targets.count("aten.amax.default")] += 1
+        return make_boxed_func(graph.forward)
+
+
+@pytest.mark.parametrize("tile", [None, 128])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_compiled_parts_compute_the_same_and_leave_out_products(
+    tmp_path, base, monkeypatch, kept, tile
+):
+    if kept and tile:
+        pytest.skip("refused together")
+    graphs = Graphs()
+    compiled = functools.partial(torch.compile, backend=graphs)
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = []
+    for changes in ({}, {**KEPT, "keep_mlp": kept, "mlp_tile": tile, "compile": True}):
+        torch._dynamo.reset()
+        trainer = trainer_in(tmp_path / str(len(changes)), base, **changes)
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.manual_seed(0))
+        trainer.network(first_batches(trainer)[0]).backward()
+        found.append({n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad})
+    for name, gradient in found[0].items():
+        distance = (found[1][name] - gradient).norm() / gradient.norm()
+        assert distance < 1e-3, name
+    if tile is None:
+        # A layer has five products backward. Besides, attention's three inputs and output need the
+        # inner products of adapters, 3 of them (that of the output is saved), and the MLP 5
+        # products (not its last ones) and the quantisation of its input, where nothing is kept.
+        inputs, output, mlp, kept_mlp = (15 + 3, 3), (5, 1), (15 + 7, 3 + 1), (15 + 3, 3)
+        expected = collections.Counter({inputs: 2, output: 2, mlp: 1})
+        expected[kept_mlp] += kept
+        assert graphs.backward == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_projections": True}, ["keep_projections=true", "keep_attention=false"]),
+        ({**KEPT, "offload_checkpoints": True}, ["keep_projections=true", "offload_checkpoints"]),
+        ({"keep_mlp": 2}, ["keep_mlp=2", "keep_projections=false"]),
+        ({**KEPT, "keep_mlp": 2, "mlp_tile": 64}, ["keep_mlp=2", "mlp_tile=64"]),
+        ({"lora": FLOAT8}, ["lora.frozen_precision='float8'", "needs init_from"]),
+        ({"lora": {"frozen_precision": "float4"}}, ["frozen_precision='float4'", "float8"]),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, words):
+    with pytest.raises(ValueError, match=".") as error:
+        small_recipe(RECIPE, **changes)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_cards_and_sizes_without_float8_are_refused_before_weights_load(
+    tmp_path, base, monkeypatch
+):
+    odd = write_tiny_checkpoint(tmp_path / "odd", d_model=40, max_sequence_length=128)
+    monkeypatch.setattr(network, "open_checkpoint", None)
+    with pytest.raises(ValueError, match=r"lora.frozen_precision=float8 .*of 16, got \[40\]"):
+        trainer_in(tmp_path / "out", odd)
+    monkeypatch.setattr(float8, "float8_obstacle", lambda _: "A100 has compute capability 8.0")
+    with pytest.raises(ValueError, match="lora.frozen_precision=float8 .*A100.* H200"):
+        trainer_in(tmp_path / "out", base)
+
+
+def test_the_plan_counts_every_byte_of_the_weights(tmp_path, base):
+    trainer = trainer_in(tmp_path / "out", base)
+    plan = resources.plan_memory(trainer.recipe, trainer.shape, 1, on_cuda=False)
+    assert plan.weights == sum(p.numel() * p.itemsize for p in trainer.model.parameters())
+    shared = resources.plan_memory(trainer.recipe, trainer.shape, 2, on_cuda=False)
+    whole = sum(
+        p.numel() for layer in frozen_layers(trainer.model).values() for p in [layer.weight]
+    )
+    assert shared.weights > plan.weights / 2 + whole / 2, "they are whole on every device"
+
+
+def test_the_plan_of_what_is_kept():
+    sizes = {"phases": [{"sequence_length": 1024, "num_steps": 1, "rows_per_step": 1}]}
+    shape = resources.NetworkShape(tiny_config().shape, adapter_rank=4)
+    plans = [
+        resources.plan_memory(small_recipe(RECIPE, **sizes, **changes), shape, 1, on_cuda=True).kept
+        for changes in ({**KEPT, "keep_projections": False}, KEPT, {**KEPT, "keep_mlp": 1})
+    ]
+    width, inner = shape.sizes.width, shape.sizes.mlp_width
+    assert plans[1] - plans[0] == shape.sizes.num_layers * 1024 * 2 * 4 * width
+    assert plans[2] - plans[1] == 1024 * 2 * 2 * inner
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_card_computes_what_the_plain_form_does(is_compiled):
+    if obstacle := float8.float8_obstacle(torch.device("cuda")):
+        pytest.skip(obstacle)
+    torch.manual_seed(0)
+    layer = layer_of((torch.randn(512, 256) * 0.05).to(torch.bfloat16))
+    x, gradient = (torch.randn(4, 100, n).to(torch.bfloat16) for n in (256, 512))
+    found = []
+    for device in ("cpu", "cuda"):
+        layer, own = layer.to(device), x.to(device).requires_grad_(True)
+        run = torch.compile(layer) if is_compiled and device == "cuda" else layer
+        out = run(own)
+        out.backward(gradient.to(device))
+        found.append([each.detach().float().cpu() for each in (out, own.grad)])
+    for plain, ours in zip(*found, strict=True):
+        assert (ours - plain).norm() / plain.norm() < 0.01
