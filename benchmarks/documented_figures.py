@@ -210,6 +210,26 @@ def fidelity_table() -> str:
     return make(["mode", *groups], rows) + note
 
 
+def preset_table() -> str:
+    """Return by what the sampler's preset was chosen: each mode's largest loss, and its speed."""
+    rows = []
+    for mode, groups in read_record("fidelity.json")["results"].items():
+        worst = min(groups, key=lambda name: groups[name]["score_difference"])
+        loss = groups[worst]["score_difference"]
+        speeds = [own["speed_up"] for own in groups.values()]
+        saved = [own["first_passes"] / own["second_passes"] for own in groups.values()]
+        rows.append(
+            [
+                mode,
+                f"{loss:+.1f} ({worst})" if loss < 0 else "none",
+                *(f"{min(own):.1f} to {max(own):.1f}" for own in (speeds, saved)),
+                "yes" if loss >= -0.5 else "",
+            ]
+        )
+    columns = ["largest loss, points", "times as fast (CPU)", "times fewer passes", "at most 0.5"]
+    return make(["mode", *columns], rows)
+
+
 def time_table() -> str:
     """Return the times of generation on one H100; goals, set before measuring, in parentheses."""
     goals = {"4K+32 prompt": ("11", ""), "32K+32 prompt": ("35", "1.25"),
@@ -720,6 +740,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizer_step": optimizer_table,
     "finetune_long_rows": long_rows_table,
     "fidelity": fidelity_table,
+    "preset": preset_table,
     "time": time_table,
     "interval_coverage": coverage_table,
     "paired_comparisons": comparisons_table,

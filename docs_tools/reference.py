@@ -116,6 +116,17 @@ def scalings() -> str:
     return make_table(["type", "what it does", "options (default, where there is one)"], rows)
 
 
+def presets() -> str:
+    """Return what each preset of the sampler stands for."""
+    from opencompass_llada.presets import PRESETS, split_options, write_options
+
+    rows = [
+        [f"`{name}`", *(f"`{own}`" if (own := write_options(part)) else "" for part in parts)]
+        for name, parts in ((name, split_options(own)) for name, own in PRESETS.items())
+    ]
+    return make_table(["preset", "options of the sampler", "keywords of the model"], rows)
+
+
 def settings_tables() -> str:
     """Return the LLADA_* variables: those of all runs, then each benchmark's own."""
     from opencompass_llada.runs import reductions
@@ -307,6 +318,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "host_keywords": lambda: keywords("meta_template", "generation_kwargs"),
     **wrapper_parts(),
     "scalings": scalings,
+    "presets": presets,
     "variables": settings_tables,
     "families": families,
     "data_set_names": lambda: config_names("datasets"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from opencompass_llada import __version__
 from opencompass_llada.faults import guard
+from opencompass_llada.presets import PRESETS
 from opencompass_llada.runs.command_line import NamingParser, find_config
 
 #: Commands that read finished runs: without any they have nothing to show, and end with 2.
@@ -113,6 +114,8 @@ def _add_new_config(commands: Any) -> None:
     new.add_argument("--scaling", default="", metavar="METHODS",
                      help="RoPE scalings, e.g. none,ntk:target_length=32k")  # fmt: skip
     new.add_argument("--chat", action="store_true", help="ask in chat form, for chat models")
+    told = f"a faster, approximate way to generate: {', '.join(PRESETS)}"
+    new.add_argument("--sampler", metavar="PRESET", help=told)
     new.add_argument("--data", choices=["embedded", "published"],
                      help="embedded: small, shipped, offline; default published")  # fmt: skip
     new.add_argument("--datasets", default="", metavar="NAMES",
@@ -133,6 +136,7 @@ def _run_new_config(given: argparse.Namespace) -> int:
         lengths=split(given.lengths),
         scaling=split(given.scaling),
         chat=given.chat,
+        sampler=given.sampler,
         data=given.data,
         datasets=split(given.datasets),
     )
@@ -309,7 +313,8 @@ def _add_fidelity(commands: Any) -> None:
         help="compare two settings on the same samples: agreement, score difference, passes, time",
         description="Runs a config under two settings, or takes two finished runs, and pairs what "
         "they recorded. A setting is name=value, several times: sampler options and model "
-        "keywords, such as cache=prompt num_steps=16. Without any it is the config's own.",
+        "keywords, such as cache=prompt num_steps=16; sampler=fast is a preset. Without any it is "
+        "the config's own.",
         example="opencompass-llada fidelity --config configs/eval_llada_niah.py --second "
         "cache=prompt",
     )

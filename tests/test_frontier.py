@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from opencompass_llada import cli
 from opencompass_llada.needlebench.niah import niah_cells
+from opencompass_llada.presets import PRESETS
 from opencompass_llada.runs.frontier import (
     draw_frontier,
     mark_undominated,
@@ -74,12 +75,15 @@ def test_the_command_runs_all_settings_in_one_run(tmp_path, monkeypatch, capsys)
              "path": "asset:tiny-llada", "max_out_len": 4}  # fmt: skip
     Config({"models": [model], "datasets": cells}).dump("config.py")
     settings = ["--sweep", "exact", "--sweep", "cached", "cache=prompt"]
+    settings += ["--sweep", "fast", "sampler=fast"]
     record = tmp_path / "sweep.json"
     command = ["fidelity", "--config", "config.py", *settings, "--record", str(record)]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     found = json.loads(record.read_text())
-    assert list(found["results"]) == ["exact", "cached"]
+    assert list(found["results"]) == ["exact", "cached", "fast"]
+    assert found["options"]["exact"] == {}
+    assert found["options"]["fast"] == {"sampler": dict(PRESETS["fast"])}
     assert found["settings"]["cached"] == {"cache": "prompt"}
     assert found["results"]["exact"]["answer_agreement"] == 1.0
     assert found["results"]["exact"]["difference"] == 0.0

@@ -238,6 +238,8 @@ def test_a_resumed_run_with_another_model_under_the_name_is_said(tmp_path):
         ("'num_steps': 32", "'num_steps': 8", "sampler"),
         ("'abbr': 'one'", "'run_cfg': {}, 'abbr': 'one'", None),
         ("'abbr': 'one'", "'abbr': 'one', 'chat': True", "chat"),
+        ("'abbr': 'one'", "'abbr': 'one', 'precision': 'float8'", "precision"),
+        ("'abbr': 'one'", "'abbr': 'one', 'prefill': {'type': 'float8'}", "prefill"),
     ],
 )
 def test_a_resumed_run_with_other_settings_is_said(tmp_path, old, new, said):

@@ -16,6 +16,7 @@ HOST = {"opencompass", "mmengine"}
 LAYERS = [
     {"redaction"},
     {"options", "weight_files", "shared_weights", "files", "faults"},
+    {"presets"},
     {"rope"},
     {"prompting", "devices"},
     {"networks"},

@@ -261,7 +261,7 @@ def _read_rows(
         "entry": show_controls(title),
         "checkpoint": str(model.get("path", "")) + (f" + {adapter}" if adapter else ""),
         "kind": find_kind(model, limits),
-        **describe_protocol(model, dataset),
+        **describe_protocol(model, dataset, limits),
         "prompt_hash": cell.prompt_hash,
         "data": str(dataset.get("path", "")),
         "trained_length": facts.trained_length,

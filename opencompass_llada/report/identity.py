@@ -18,6 +18,7 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.families import generates_by
 from opencompass_llada.networks.checkpoint import read_json_object
+from opencompass_llada.presets import PRESETS, put_in, split_preset
 from opencompass_llada.runs.checkpoints import cut_paths
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.sampling import STRATEGIES
@@ -44,13 +45,19 @@ NOT_PROMPTS = ("abbr", "type", "eval_cfg", "length", "depth", "task", "benchmark
 _ENGINES = {"MaskedDiffusionEngine": "masked_diffusion", "AutoregressiveEngine": "autoregressive"}
 
 
-def describe_sampler(model: Mapping[str, Any]) -> str:
+def describe_sampler(model: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> str:
     """Return how a model config generates and scores, as ``name=value`` in alphabetical order.
 
-    Draws and estimator of a likelihood are part of it where the config gives them,
-    and the seed where sampling draws random numbers. The generation length is not, since data sets
-    set it.
+    A preset is what the process that held the model recorded of it, since another version's may be
+    something else; without that record it is today's. Draws and estimator of a likelihood are part
+    of it where the config gives them, and the seed where sampling draws random numbers. The
+    generation length is not, since data sets set it.
     """
+    preset, _ = split_preset(model.get("sampler"))
+    if preset is not None:
+        told = (recorded or {}).get("preset") or {}
+        today = PRESETS.get(preset, {"preset": preset})
+        model = put_in(model, told["options"] if told.get("name") == preset else today)
     options: dict[str, Any] = {}
     for key in ("generation_kwargs", "diffusion_config", "sampler"):
         options |= dict(model.get(key) or {})
@@ -71,8 +78,12 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
     return " ".join(named) or "defaults"
 
 
-def describe_protocol(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a cell's protocol that configs tell."""
+def describe_protocol(
+    model: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    recorded: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the columns of a cell's protocol that configs tell, and a model's own record."""
     inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
     length = inferencer.get("max_out_len") or model.get("max_out_len")
     limit = ""
@@ -80,7 +91,7 @@ def describe_protocol(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
         policy = model.get("truncation") or ("middle" if model.get("drop_middle") else "error")
         limit = f"{model['max_seq_len']} tokens, {policy}"
     return {
-        "sampler": describe_sampler(model),
+        "sampler": describe_sampler(model, recorded),
         "dtype": str(
             model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype") or ""
         ),

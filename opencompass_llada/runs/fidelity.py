@@ -27,6 +27,7 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.files import write_text
 from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.presets import OF_MODEL, as_options
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.report.results import finite, read_cell
@@ -36,6 +37,7 @@ from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.runs.makers import read_maker
 from opencompass_llada.runs.provenance import describe_environment, read_provenance
+from opencompass_llada.runs.reductions import write_out
 from opencompass_llada.runs.run_folder import RunFolder, read_run
 from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper.keywords import KEYWORDS
@@ -234,7 +236,8 @@ def _is_like(name: str, patterns: Sequence[str]) -> bool:
 def parse_setting(given: Sequence[str]) -> dict[str, Any]:
     """Read a setting, ``name=value`` each: sampler options or keywords of ``LLaDACausalLM``.
 
-    Values are Python literals, or else text: ``cache=prompt``, ``cache={'type':'prompt'}``.
+    Values are Python literals, or else text: ``cache=prompt``, ``cache={'type':'prompt'}``,
+    ``sampler=fast`` for a preset.
     """
     found: dict[str, Any] = {}
     for item in given:
@@ -250,16 +253,25 @@ def parse_setting(given: Sequence[str]) -> dict[str, Any]:
 
 
 def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's config with a setting in it; sampler options go into ``sampler``."""
+    """Return a model's config with a setting in it; sampler options go into ``sampler``.
+
+    A preset is written out, as far as it fits the model.
+    """
     options = {name: value for name, value in setting.items() if name in _SAMPLER_OPTIONS}
     keywords = {name: value for name, value in setting.items() if name not in options}
+    options = {**as_options(keywords.pop("sampler", None)), **options}
     if options and model.get("diffusion_config"):
         raise ValueError(
             f"the model has diffusion_config={dict(model['diffusion_config'])}, beside which "
             f"{sorted(options)} cannot be set; write it as sampler=dict(...)"
         )
-    sampler = {**dict(model.get("sampler") or {}), **options}
-    return {**model, **keywords, **({"sampler": sampler} if sampler else {})}
+    sampler = {**as_options(model.get("sampler")), **options}
+    return dict(write_out({**model, **keywords, **({"sampler": sampler} if sampler else {})}))
+
+
+def list_options(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a model's config generates, for a record: a setting may name a preset alone."""
+    return {name: model[name] for name in ("sampler", *OF_MODEL) if name in model}
 
 
 def find_model(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
@@ -331,6 +343,7 @@ def run_fidelity(given: argparse.Namespace) -> int:
             **describe_making(),
             "first": settings[0],
             "second": settings[1],
+            "options": list(map(list_options, models)),
             "runs": runs,
             "model": given.model,
             "limit": given.limit,

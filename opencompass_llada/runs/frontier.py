@@ -47,8 +47,10 @@ def run_sweep(given: argparse.Namespace) -> int:
         return 2
     sys.stdout.write(write_frontier(found))
     record = given.record or run / "frontier.json"
-    content = {**fidelity.describe_making(), "settings": settings, "run": run, "model": base,
-               "limit": given.limit, "results": found.to_dict("index")}  # fmt: skip
+    content = {**fidelity.describe_making(), "settings": settings,
+               "options": dict(zip(settings, map(fidelity.list_options, models), strict=True)),
+               "run": run, "model": base, "limit": given.limit,
+               "results": found.to_dict("index")}  # fmt: skip
     write_text(record, json.dumps(content, indent=1, default=str) + "\n")
     picture = record.with_suffix(".png")
     draw_frontier(found, picture)

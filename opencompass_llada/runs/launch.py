@@ -259,6 +259,7 @@ def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, argument
             _check_reuse(cfg, arguments)
         if arguments.mode in ("all", "infer"):
             doctor.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+        _write_presets_out(cfg)
         cluster.use_own_runner(cfg, arguments)
         run.mark(cfg)
         run.own = _find_own(cfg, arguments)
@@ -269,6 +270,17 @@ def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, argument
         raise SystemExit(f"Nothing was run. {error}") from error
     run.cfg = cfg
     return cfg
+
+
+def _write_presets_out(cfg: Any) -> None:
+    """Let the config that is dumped hold what presets stand for, whatever a later version takes."""
+    from opencompass_llada.runs.reductions import write_out
+
+    for group in (cfg, *(cfg.get("model_dataset_combinations") or ())):
+        for model in group.get("models") or ():
+            for key, value in write_out(model).items():
+                if model.get(key) != value:
+                    model[key] = value
 
 
 def _work_dir(cfg: Any, arguments: Any) -> Path:

@@ -44,7 +44,8 @@ _ELSEWHERE = (*HOST_KEYS[1:], "path", "tokenizer_path", "peft_path", "batch_size
               "max_num_workers")  # fmt: skip
 #: Fields of `WrapperOptions` that are hashed by content, resolved below or decide nothing.
 _RESOLVED = ("path", "tokenizer_path", "adapter", "settings", "placement", "batch_size",
-             "max_out_len", "rope_scaling", "chat", "likelihood", "tokenizer_kwargs")  # fmt: skip
+             "max_out_len", "rope_scaling", "chat", "likelihood", "tokenizer_kwargs",
+             "preset")  # fmt: skip
 _INFERENCER_HOST = ("model", "batch_size", "save_every", "max_seq_len", "max_out_len",
                     "min_out_len", "dump_res_length", "dump_only_message_path", "dump_timer",
                     "output_json_filepath", "output_json_filename")  # fmt: skip
@@ -134,6 +135,9 @@ def _describe_ours(
 ) -> Maker:
     """Return what this package's wrapper makes of its keywords, with all defaults."""
     keywords = model_keywords(model)
+    folder = find_folder(str(keywords["path"]), fetch=fetch)
+    if folder is not None:  # what its config.json decides is then known
+        keywords["path"] = str(folder)
     options: WrapperOptions = LLaDACausalLM.check_arguments(**keywords)
     resolved = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     maker: Maker = {
@@ -149,10 +153,8 @@ def _describe_ours(
         maker["likelihood"] = plain(dataclasses.replace(options.likelihood, batch_size=1))
         return maker
     maker["generation_length"] = number = options.generation_length(length)
-    folder = find_folder(options.path, fetch=fetch)
     if folder is not None:
-        settings = LLaDACausalLM.check_arguments(**{**keywords, "path": str(folder)}).settings
-        maker["sampler"] = plain(settings.for_length(number))
+        maker["sampler"] = plain(options.settings.for_length(number))
         maker["seed"] = maker["sampler"].pop("seed", None)
     return maker
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from opencompass_llada.options import nearest, reject_unknown
+from opencompass_llada.presets import check_preset
 from opencompass_llada.runs.checkpoints import (
     PEFT,
     full_path,
@@ -48,6 +49,8 @@ class NewConfig:
     lengths: Sequence[str] = ()
     scaling: Sequence[str] = ()
     chat: bool = False
+    sampler: str | None = None
+    """A preset of the sampler."""
     data: str | None = None
     datasets: Sequence[str] = ()
     """Names of OpenCompass's data set configs, such as ``gsm8k_gen``."""
@@ -62,6 +65,8 @@ class NewConfig:
                 raise ValueError(
                     f"--lengths {length!r} must be a number of tokens, or such as 4k for 4096"
                 )
+        if self.sampler is not None:
+            check_preset(self.sampler)
         for scaling in self.scaling:
             if "all" not in scaling.split(":"):
                 parse_scaling(scaling, trained_length=4096)
@@ -82,6 +87,7 @@ class NewConfig:
             "lengths": [int(n) if n.isdecimal() else n for n in self.lengths],
             "scaling": list(self.scaling),
             "chat": self.chat,
+            "sampler": self.sampler,
             "data": self.data,
         }
         written = [f"    {name}={_show(value)}," for name, value in keywords.items() if value]

@@ -194,6 +194,7 @@ def record_model(
         "attention_pattern": None if pattern is None else str(pattern),
         "generates_by": getattr(engine, "generates_by", None),
         "cache_policy": _describe_cache(engine),
+        "preset": _describe_preset(model),
         "seed": getattr(settings, "seed", model_cfg.get("seed")),
         "cuda": torch.version.cuda or "none: a build of PyTorch for CPUs",
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else "no GPU",
@@ -254,6 +255,12 @@ def _describe_cache(engine: Any) -> str | None:
         return None
     options = {name: value for name, value in asdict(resolved.cache).items() if value is not None}
     return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _describe_preset(model: Any) -> dict[str, Any] | None:
+    """Return the sampler's preset and what it stood for; None where the config names none."""
+    fitted = getattr(getattr(model, "options", None), "preset", None)
+    return None if fitted is None else {"name": fitted.name, "options": dict(fitted.options)}
 
 
 def _read_tasks() -> int | None:

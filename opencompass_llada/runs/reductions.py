@@ -1,7 +1,8 @@
 """Puts what passes may give up into model configs: cache, acceptance, precision and prefill.
 
-Each is a setting of every run, LLADA_CACHE and so on. All is exact by default. A model that has no
-use for one runs without it, which is said; one that fits none of a run's models is refused.
+Each is a setting of every run, LLADA_CACHE and so on, and LLADA_SAMPLER names several together. All
+is exact by default. A model that has no use for one runs without it, which is said; one that fits
+none of a run's models is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from opencompass_llada import presets
 from opencompass_llada.options import build
+from opencompass_llada.presets import PRESETS, ModelKind
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.model_table import KnownModel
 from opencompass_llada.runs.settings import Settings, text
 
@@ -19,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 _FORM = "TYPE or TYPE:option=value"
 SETTINGS = {
+    "sampler": text(
+        "a named set of the options below and of the sampler's, of the models that have a use for "
+        "them; approximate (docs/reference/keywords.md, presets). Default none",
+        *PRESETS,
+    ),
     "cache": text(
         f"{_FORM}, of masked diffusion models: keys and values that are kept between steps, "
         "prompt or dual; approximate. Default none"
@@ -37,20 +46,27 @@ SETTINGS = {
         "or sparse:keep=0.3; approximate. Default exact"
     ),
 }
-_OF_SAMPLER = ("cache", "acceptance")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reductions:
-    """What was asked for, by the settings' names; nothing by default."""
+    """What was asked for, by the options' names; nothing by default."""
 
     asked: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the settings of their names."""
+    preset: str | None = None
+    """The setting ``sampler``; it sets no option that is asked for by itself."""
 
     @classmethod
     def read(cls, values: Settings) -> Reductions:
         """Read the settings; a ValueError names a wrong option."""
-        asked = {name: values[name] for name in SETTINGS if values[name]}
-        return cls(asked={name: parse(name, written) for name, written in asked.items()})
+        given = {name: values[name] for name in SETTINGS if name != "sampler" and values[name]}
+        preset = values["sampler"] or None
+        if preset is not None:
+            presets.check_preset(preset, given)
+        return cls(
+            asked={name: parse(name, written) for name, written in given.items()}, preset=preset
+        )
 
     def check(self, models: Iterable[KnownModel]) -> None:
         """Refuse what fits none of a run's models; tell which models run without it."""
@@ -64,14 +80,43 @@ class Reductions:
                 )
             for title, why in misfits.items():
                 logger.warning("%s runs without %s: it %s", title, name, why)
+        if self.preset is not None:
+            self._check_preset(self.preset, known)
+
+    def _check_preset(self, name: str, known: Iterable[KnownModel]) -> None:
+        """Do the same for a preset, of whose options one at least has to fit a model."""
+        fitted = {facts.title: presets.fit_preset(name, _kind_of(facts)) for facts in known}
+        if not any(own.options for own in fitted.values()):
+            title, own = next(iter(fitted.items()))
+            raise ValueError(
+                f"sampler={name!r} fits none of the models: {title} "
+                f"{next(iter(own.misfits.values()))}; leave LLADA_SAMPLER out"
+            )
+        for title, own in fitted.items():
+            if own.misfits:
+                logger.warning("%s: %s", title, own.describe())
 
     def apply(self, config: Mapping[str, Any], facts: KnownModel) -> dict[str, Any]:
         """Return a model's config with what it has a use for."""
         fitting = {k: v for k, v in self.asked.items() if not find_misfit(k, facts)}
-        sampler = {name: fitting.pop(name) for name in _OF_SAMPLER if name in fitting}
-        if sampler:
-            fitting["sampler"] = {**config.get("sampler", {}), **sampler}
-        return {**config, **fitting}
+        if self.preset is not None:
+            fitting |= presets.fit_preset(self.preset, _kind_of(facts)).options
+        return presets.put_in(config, fitting)
+
+
+def write_out(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a model's config with what its preset stands for in the place of its name.
+
+    So that a dumped config says what was run. As it is comes back what names no preset, and a model
+    whose config.json is not on this machine, so that what fits it is not known.
+    """
+    if not recorded.is_ours(model) or presets.split_preset(model.get("sampler"))[0] is None:
+        return model
+    from opencompass_llada.wrapper import LLaDACausalLM
+
+    fitted = LLaDACausalLM.check_arguments(**recorded.model_keywords(model)).preset
+    assert fitted is not None, "the config names one"
+    return presets.put_in(model, fitted.options) if fitted.is_certain else model
 
 
 def parse(name: str, written: str) -> Any:
@@ -113,12 +158,12 @@ def _number_or_text(value: str) -> int | float | str:
 
 def find_misfit(name: str, facts: KnownModel) -> str:
     """Say why a model has no use for a setting, after 'it'; '' where it has."""
-    if facts.is_autoregressive:
-        return "is autoregressive"
-    if not facts.takes_scaling:
-        return "runs in transformers' own network"
-    if facts.block_length is not None and name == "cache":
-        return "is block-causal, and keeps its finished blocks exactly"
-    if facts.block_length is not None and name == "prefill":
-        return "is block-causal, and its tokens do not all see each other"
-    return ""
+    return presets.find_misfit(name, _kind_of(facts))
+
+
+def _kind_of(facts: KnownModel) -> ModelKind:
+    return ModelKind(
+        is_autoregressive=facts.is_autoregressive,
+        is_native=facts.takes_scaling,
+        is_block_causal=facts.block_length is not None,
+    )

@@ -23,7 +23,8 @@ MODEL_KEYS = ("path", "peft_path", "rope_scaling", "scaling_config", "type")
 #: What changes answers of the same model.
 WAYS_TO_RUN = ("sampler", "diffusion_config", "generation_kwargs", "max_out_len", "max_seq_len",
                "truncation", "drop_middle", "meta_template", "chat", "add_bos", "seed",
-               "stop_words", "likelihood", "dtype", "tokenizer_path")  # fmt: skip
+               "stop_words", "likelihood", "dtype", "precision", "prefill",
+               "tokenizer_path")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

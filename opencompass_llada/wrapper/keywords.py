@@ -25,8 +25,18 @@ from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
 from opencompass_llada.networks.adapted_config import read_adapted_config
 from opencompass_llada.networks.adapters import AdapterSource, parse_adapter
 from opencompass_llada.networks.attention import ATTENTION_BACKENDS
-from opencompass_llada.networks.attention_pattern import AttentionPattern, with_blocks
+from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks, with_blocks
 from opencompass_llada.options import build, check_fields, check_value, reject_unknown, show
+from opencompass_llada.presets import (
+    OF_MODEL,
+    FittedPreset,
+    ModelKind,
+    as_options,
+    check_preset,
+    fit_preset,
+    split_options,
+    split_preset,
+)
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.encode import check_token_id
 from opencompass_llada.prompting.truncate import LengthLimit, merge_stop_strings
@@ -60,8 +70,9 @@ class Keywords:
     """The family, if it should be checked against config.json."""
     rope_scaling: Mapping[str, Any] | RopeScaling | None = None
     """How RoPE is scaled: ``dict(type='ntk', target_length=8192)``; None for no scaling."""
-    sampler: Mapping[str, Any] | SamplerConfig | None = None
-    """Options of the sampler, in place of the defaults of the family."""
+    sampler: Mapping[str, Any] | SamplerConfig | str | None = None
+    """Options of the sampler, in place of the defaults of the family; or a preset's name, and
+    ``dict(preset='fast', num_steps=32)`` for a preset with options that it does not set."""
     seed: int | None = None
     """Seed of the sampler's random numbers; the same as ``sampler=dict(seed=...)``."""
     max_seq_len: int | None = None
@@ -151,7 +162,7 @@ class Keywords:
 
 
 KEYWORDS = tuple(f.name for f in dataclasses.fields(Keywords) if f.name not in _HOST)
-_SAMPLER_OPTIONS = tuple(f.name for f in dataclasses.fields(SamplerConfig))
+_SAMPLER_OPTIONS = ("preset", *(f.name for f in dataclasses.fields(SamplerConfig)))
 _TWO_BLOCKS = (
     "sampler=dict(block_length=...) is how many tokens are denoised together; attention_block=..., "
     "a keyword of the model, how many see each other in a block-causal network, whose sampler then "
@@ -210,6 +221,8 @@ class WrapperOptions:
     likelihood: LikelihoodOptions
     adapter: AdapterSource | None
     passes: PassOptions
+    preset: FittedPreset | None
+    """What the sampler's preset, if one is named, put into ``settings`` and ``passes``."""
 
     def generation_length(self, max_out_len: int | None) -> int:
         """Return the tokens to generate: the data set's number, else the model's own."""
@@ -234,7 +247,11 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
     given = build(Keywords, keywords, "LLaDACausalLM", hints=_KEYWORD_HINTS)
     family = check_model_type(given.model_type)
     sampler, mask_token_id = _read_sampler(given)
-    settings = _over_defaults(given, sampler, *_read_checkpoint(given, mask_token_id, fetch))
+    families, pattern = _read_checkpoint(given, mask_token_id, fetch)
+    preset, sampler = _read_preset(given, sampler, families, pattern)
+    if preset is not None:
+        given = dataclasses.replace(given, **split_options(preset.options)[1])
+    settings = _over_defaults(given, sampler, families, pattern)
     length_limit = _read_length_limit(given)
     return WrapperOptions(
         path=given.path,
@@ -255,6 +272,7 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
         likelihood=parse_scoring(given.likelihood),
         adapter=parse_adapter(given.peft_path, given.peft_kwargs),
         passes=_read_passes(given),
+        preset=preset,
     )
 
 
@@ -274,6 +292,28 @@ def _read_checkpoint(
             families = [find_family(config, given.path, given.model_type)]
             return families, families[0].read_pattern(config)
     return families, None
+
+
+def _read_preset(
+    given: Keywords,
+    sampler: Mapping[str, Any] | SamplerConfig,
+    families: Sequence[Family],
+    pattern: AttentionPattern | None,
+) -> tuple[FittedPreset | None, Mapping[str, Any] | SamplerConfig]:
+    """Return the preset that the sampler's options name, and these with the preset's own."""
+    name, options = split_preset(sampler)
+    if name is None:
+        return None, sampler
+    name = check_preset(name, [*options, *(n for n in OF_MODEL if getattr(given, n) is not None)])
+    kind = None
+    if len(families) == 1 and (pattern is not None or not families[0].has_sampler):
+        kind = ModelKind(
+            is_autoregressive=families[0].generates_by == "autoregressive",
+            is_native=families[0].has_sampler,
+            is_block_causal=isinstance(pattern, Blocks),
+        )
+    fitted = fit_preset(name, kind)
+    return fitted, {**options, **split_options(fitted.options)[0]}
 
 
 def _over_defaults(
@@ -327,14 +367,15 @@ def _read_sampler(given: Keywords) -> tuple[Mapping[str, Any] | SamplerConfig, i
             raise ValueError(f"seed={seed} is given besides a SamplerConfig; set it in the config")
         return sampler, given.mask_token_id
     paper = dict(config or {})
-    reject_unknown("sampler option", sampler or {}, _SAMPLER_OPTIONS, _SAMPLER_HINTS)
+    options = as_options(sampler)
+    reject_unknown("sampler option", options, _SAMPLER_OPTIONS, _SAMPLER_HINTS)
     hints = {name: hint for name, hint in _SAMPLER_HINTS.items() if name != "mask_token_id"}
     reject_unknown("diffusion_config option", paper, [*_DIFFUSION_NAMES, "mask_id"], hints)
     mask_id = _check_mask_id("diffusion_config['mask_id']", paper.pop("mask_id", None))
     _reject_both("mask_token_id", given.mask_token_id, "diffusion_config['mask_id']", mask_id)
     mask_id = given.mask_token_id if mask_id is None else mask_id
     own = {_DIFFUSION_NAMES[name]: value for name, value in paper.items()}
-    options = dict(sampler or {}) if config is None else own
+    options = options if config is None else own
     if seed is not None:
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed

@@ -112,6 +112,9 @@ class LLaDACausalLM(BaseModel):
         adapter = None if options.adapter is None else open_adapter(options.adapter, folder)
         if tokenizer_only:
             return
+        if options.preset is not None:
+            level = logging.WARNING if options.preset.misfits else logging.INFO
+            logger.log(level, "%s: %s", options.path, options.preset.describe())
         device = choose_device(options.placement.device)
         request = LoadRequest(
             path=folder,
