@@ -312,8 +312,11 @@ def _sampler() -> Iterator[Case]:
         for value, word in values:
             change = f"model['sampler'] = dict(block_length=8, num_steps=8) | dict({name}={value})"
             yield Case(name=f"sampler {name}={value}", change=change, words=(name.split("_")[0], word))
-    for value in ("5", "'fast'", "[('num_steps', 8)]"):
+    for value in ("5", "'fsat'", "[('num_steps', 8)]"):
         yield Case(name=f"sampler={value}", change=f"model['sampler'] = {value}", words=("sampler", "dict"))
+    presets = (("dict(preset='quick')", "fast"), ("dict(preset=5)", "text"), ("dict(preset='fast', cache='dual')", "cache"), ("dict(prest='fast')", "preset"))
+    for value, word in presets:
+        yield Case(name=f"sampler={value}", change=f"model['sampler'] = {value}", words=("preset", word))
     yield Case(name="sampler none known", change="model['sampler'] = dict(stepz=3)", words=("stepz",))
     seeds = (
         ("dict(steps='8')", "integer"), ("dict(mask_id='a')", "integer"), ("dict(mask_id=5)", "mask"),
@@ -547,7 +550,7 @@ def _variables() -> Iterator[Case]:
         "LENGTHS": ("x", "-1", "0", "1e3", "99999999999999999999", "5", "²"),
         "DEPTHS": ("x", "101", "-5"), "REPEATS": ("0", "x", "1.5", "1,2"), "DATA": ("./nowhere",),
         "LANGUAGE": ("fr",), "TOKENIZER": ("./nowhere",), "PROMPT": ("chatt",), "GENERATION_LENGTH": ("0", "x"),
-        "STEPS": ("0", "x"), "BATCH_SIZE": ("0", "x"), "WORKERS": ("0", "x"), "DEMO": ("yes",), "DTYPE": ("float61",), "LENGHTS": ("64",),
+        "STEPS": ("0", "x"), "BATCH_SIZE": ("0", "x"), "WORKERS": ("0", "x"), "DEMO": ("yes",), "DTYPE": ("float61",), "SAMPLER": ("fsat",), "LENGHTS": ("64",),
     }.items():
         for value in values:
             yield Case(name=f"LLADA_{name}={value}", config=niah, variables={f"LLADA_{name}": value}, words=(shown.get(value, value if name != "STEPS" else "step"),))

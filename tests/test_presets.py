@@ -176,6 +176,22 @@ def test_a_run_by_variable_holds_what_fits_each_model(monkeypatch, caplog):
     assert FAST.items() <= config["sampler"].items()
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "settings"),
+    [("short", {"data": "embedded"}), ("longbench", {"data": "embedded"}), ("changing_state", {})],
+)
+def test_every_benchmarks_own_steps_and_blocks_go_with_it(benchmark, settings, monkeypatch):
+    def plan():
+        given = {"models": ["tiny_llada"], **settings}
+        run = plan_run(benchmark, given, num_gpus=0, announce=False)
+        return [model["sampler"] for model in run.models]
+
+    monkeypatch.setenv("OPENCOMPASS_LLADA_CACHE", "none")
+    exact = plan()
+    monkeypatch.setenv("LLADA_SAMPLER", "fast")
+    assert plan() == [{**own, **FAST} for own in exact]
+
+
 @pytest.mark.usefixtures("wide")
 def test_a_preset_by_variable_may_set_keywords_of_the_model(monkeypatch):
     monkeypatch.setenv("LLADA_SAMPLER", "fast")

@@ -189,7 +189,7 @@ def _set_up(config: Config, values: Settings, facts: KnownModel, generation: Gen
     if length and facts.block_length is not None:  # one step a token of whole blocks
         given["num_steps"] = None
     if "num_steps" in own:
-        config["sampler"] = {**facts.sampler, **given}
+        config["sampler"] = {**config["sampler"], **given}
 
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
