@@ -16,6 +16,7 @@ from opencompass_llada.inference import (
     PrefillOptions,
     quantise_network,
 )
+from opencompass_llada.inference.elementwise import PlainElementwise
 from opencompass_llada.inference.float8 import Float8Linear, multiply, quantise_rows
 from opencompass_llada.inference.prefill import (
     attend_float8,
@@ -26,6 +27,7 @@ from opencompass_llada.inference.prefill import (
 from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.likelihood import BlockScorer, LikelihoodOptions
 from opencompass_llada.networks.experts import ExpertDimensions, ExpertSteps
+from opencompass_llada.networks.transformer import RMSNorm
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
 
 pytestmark = pytest.mark.gpu
@@ -215,6 +217,25 @@ def test_float8_products_of_few_rows_round_no_inputs(num_tokens, inputs, channel
     assert not own.arrivals.any()
     # Rows do not depend on those beside them.
     torch.testing.assert_close(own(x[-1:]), found[-1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [320, 4096, 12288])
+def test_norms_and_gate_quantise_as_plain_pytorch_does(size):
+    from opencompass_llada.inference.triton.elementwise import FusedElementwise
+
+    torch.manual_seed(0)
+    x, delta, gate, up = (torch.randn(300, size, device="cuda").bfloat16() for _ in range(4))
+    norm = RMSNorm(size, 1e-5).to("cuda", torch.bfloat16).requires_grad_(False)
+    norm.weight.normal_()
+    fused, plain = FusedElementwise(), PlainElementwise()
+    added, found = fused.add_norm_rows(x.clone(), delta, norm)
+    total, expected = plain.add_norm_rows(x, delta, norm)
+    assert torch.equal(added, total)
+    wide = torch.cat([gate, up], dim=-1).chunk(2, dim=-1)  # tokens are strided
+    for own, other in ((found, expected), (fused.gate_rows(*wide), plain.gate_rows(gate, up))):
+        torch.testing.assert_close(own.scales_T, other.scales_T, rtol=1e-2, atol=0)
+        values, others = (rows.values_TK.float() * rows.scales_T[:, None] for rows in (own, other))
+        assert (values - others).norm() / others.norm() < 0.01
 
 
 def test_graphs_replay_float8_products(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import math
@@ -15,10 +16,13 @@ import torch.nn.functional as F
 from test_fast_exact import TOKENS, prompts_of
 from tiny import tiny_model
 from tiny_causal import write_llama_checkpoint
+from tiny_dream import tiny_dream
+from tiny_experts import tiny_llada2
 from tiny_sdar import tiny_sdar
 
 from opencompass_llada.inference import (
     FastNetwork,
+    MemoryPlan,
     NetworkSize,
     PassOptions,
     PassServer,
@@ -26,6 +30,7 @@ from opencompass_llada.inference import (
     float8,
     quantise_network,
 )
+from opencompass_llada.inference.elementwise import PlainElementwise
 from opencompass_llada.inference.float8 import Float8Linear
 from opencompass_llada.inference.prefill import (
     KEY_TILE,
@@ -37,6 +42,7 @@ from opencompass_llada.inference.prefill import (
     sparse_share,
 )
 from opencompass_llada.inference.tilings import SMALL_PRODUCT
+from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.runs.checks import check_options
 from opencompass_llada.runs.makers import list_differences
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
@@ -168,10 +174,13 @@ def test_float8_products_are_those_of_the_rounded_numbers(quantised):
 INTERPRETED = """
 import torch
 
+from opencompass_llada.inference.elementwise import PlainElementwise
 from opencompass_llada.inference.float8 import no_arrivals, product
 from opencompass_llada.inference.kv_cache import quantise
 from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.inference.triton import small_products
+from opencompass_llada.inference.triton.elementwise import FusedElementwise
+from opencompass_llada.networks.transformer import RMSNorm
 
 torch.manual_seed(0)
 for num_processors in (1, 6):  # what is split is split in 2 and 4
@@ -186,11 +195,23 @@ for num_processors in (1, 6):  # what is split is split in 2 and 4
                 found = small_products.multiply_few(*given, arrivals, tiling=(64, 128))
                 torch.testing.assert_close(found, product(*given, arrivals), rtol=1e-4, atol=1e-3)
                 assert not arrivals.any()
+
+fused, plain = FusedElementwise(), PlainElementwise()
+x, delta, gate, up = torch.randn(4, 5, 96).unbind()
+norm = RMSNorm(96, 1e-5).requires_grad_(False)
+norm.weight.normal_()
+pairs = [(ops.add_norm_rows(x.clone(), delta, norm)[1], ops.gate_rows(gate, up))
+         for ops in (fused, plain)]
+for own, other in zip(*pairs):
+    torch.testing.assert_close(own.scales_T, other.scales_T)
+    # The interpreter rounds to float8 otherwise than cards and PyTorch do.
+    values, expected = own.values_TK.float(), other.values_TK.float()
+    assert (values - expected).norm() / expected.norm() < 0.1
 """
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernel_of_few_rows_gives_the_plain_products_in_tritons_interpreter(repository_root):
+def test_float8_kernels_give_the_plain_results_in_tritons_interpreter(repository_root):
     paths = os.pathsep.join([str(repository_root), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, "-c", INTERPRETED],
@@ -219,6 +240,69 @@ def test_fast_passes_over_float8_weights_are_the_plain_networks(quantised, pack)
         parts = quantised.blocks[0].parts
         stores = {x.weight.untyped_storage().data_ptr() for x in (parts.query, parts.value)}
         assert len(stores) == 1
+
+
+class Adapted(torch.nn.Linear):
+    """Stands for what is no plain linear layer, and so is not quantised."""
+
+
+def adapted():
+    model = tiny_model(**SIZES, seed=4)
+    model.blocks[0].replace_part("up", Adapted(64, 96, bias=False))
+    return model
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize(
+    ("make", "norms", "chunks"),
+    [
+        (functools.partial(tiny_model, **SIZES, seed=4), 2, 3),
+        (tiny_dream, 2, 3),
+        (tiny_llada2, 4, 3),
+        (adapted, 1, 0),
+    ],
+    ids=["llada", "dream", "llada2", "adapted"],
+)
+def test_norms_and_gate_give_what_float8_products_round_to(make, norms, chunks, pack, monkeypatch):
+    """But for experts, what is not quantised, and the last layer's states that are wanted."""
+    model = make()
+    quantise_network(model)
+    calls = dict.fromkeys(("add_norm_rows", "gate_rows"), 0)
+
+    def count(name, call):
+        def counted(*given):
+            calls[name] += 1
+            return call(*given)
+
+        monkeypatch.setattr(PlainElementwise, name, counted)
+
+    for name in calls:
+        count(name, getattr(PlainElementwise, name))
+    lengths = (120, 90)  # 210 tokens: three chunks
+    ids = torch.randint(0, 250, (2, 120), generator=torch.Generator().manual_seed(8))
+    positions = torch.tensor([[3, 119, 40], [89, 0, 31]])
+    expected = model(ids, torch.tensor(lengths), positions).logits
+    assert calls == {"add_norm_rows": 0, "gate_rows": 0}
+    server = PassServer(FastNetwork(model, pack_weights=pack, mlp_chunk=100))
+    session = server.open(lengths, block_length=3, cache_dtype=None, passes=1)
+    found = session.full_pass(ids, positions, keep=False)
+    assert error(found, expected) < 0.02
+    assert calls == {"add_norm_rows": norms, "gate_rows": chunks}
+
+
+def test_a_plan_counts_float8_states_beside_what_the_mlp_writes():
+    with torch.device("meta"):
+        network = LLaDAForMaskedDiffusion(LLaDAConfig(n_kv_heads=1))  # attention takes little
+    sizes = [
+        NetworkSize.of(network, torch.bfloat16, precision=precision)
+        for precision in (None, "float8")
+    ]
+    for tokens, added in ((16384, 0), (65536, 65536 * (4096 + 4) - 16384 * 12288)):
+        plans = [
+            MemoryPlan(size=size, row_lengths=(tokens,), block_length=32, cache_dtype=None)
+            for size in sizes
+        ]
+        assert plans[1].activation_bytes - plans[0].activation_bytes == added
 
 
 def test_a_plan_counts_what_weights_will_take(quantised):

@@ -2,21 +2,39 @@
 
 `PlainElementwise` is plain PyTorch, the oracle; `FusedElementwise` of ``triton/elementwise.py`` are
 kernels for CUDA, which round in the same places.
-Shape suffixes: T tokens, M hidden size, H heads, G key/value heads, D head size, F MLP size.
+Shape suffixes: T tokens, M hidden size, H heads, G key/value heads, D head size, F MLP size,
+K channels.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opencompass_llada.inference.kv_cache import LayerCache
+from opencompass_llada.inference.kv_cache import LayerCache, quantise
 from opencompass_llada.networks.experts import PLAIN_STEPS, ExpertSteps
 from opencompass_llada.networks.transformer import Rotation
 from opencompass_llada.rope.rotation import apply_rotary
+
+
+class Rows(NamedTuple):
+    """Inputs of a product in float8, each row with its scale."""
+
+    values_TK: Tensor
+    """e4m3."""
+    scales_T: Tensor
+    """float32."""
+    dtype: torch.dtype
+    """What the product of them is in."""
+
+    def split(self, size: int) -> list[Rows]:
+        """Return views of so many rows each, the last of what is left."""
+        parts = zip(self.values_TK.split(size), self.scales_T.split(size), strict=True)
+        return [Rows(*part, self.dtype) for part in parts]
 
 
 class PlainElementwise:
@@ -32,6 +50,13 @@ class PlainElementwise:
             x_TM = x_TM + delta_TM
         return x_TM, norm(x_TM)
 
+    def add_norm_rows(
+        self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module
+    ) -> tuple[Tensor, Rows]:
+        """Return what `add_norm` does, the norm as float8 rows."""
+        x_TM, h_TM = self.add_norm(x_TM, delta_TM, norm)
+        return x_TM, Rows(*quantise(h_TM), x_TM.dtype)
+
     def head_norm(self, x_THD: Tensor, norm: nn.Module) -> Tensor:
         """Return the norm of each head of queries or keys."""
         return norm(x_THD)
@@ -39,6 +64,10 @@ class PlainElementwise:
     def gate(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
         """Return ``silu(gate) * up``."""
         return F.silu(gate_TF) * up_TF
+
+    def gate_rows(self, gate_TF: Tensor, up_TF: Tensor) -> Rows:
+        """Return what `gate` does as float8 rows."""
+        return Rows(*quantise(self.gate(gate_TF, up_TF)), gate_TF.dtype)
 
     def rotate(self, x_THD: Tensor, positions_T: Tensor, rotation: Rotation) -> Tensor:
         """Rotate queries or keys to their positions in tables [L, D]."""

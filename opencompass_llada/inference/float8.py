@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opencompass_llada.inference.elementwise import Rows
 from opencompass_llada.inference.kv_cache import FLOAT8, quantise
 from opencompass_llada.inference.tilings import CHANNEL_TILE, SMALL_PRODUCT
 from opencompass_llada.networks.config import NetworkDimensions
@@ -48,11 +49,12 @@ class Float8Linear(nn.Module):
         self.bias = linear.bias
         self.register_buffer("arrivals", no_arrivals(weight_NK), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Rows) -> Tensor:
         """Return the product of inputs [..., K] with the weights, [..., N], in their dtype."""
-        rows_TK = x.reshape(-1, x.shape[-1])
-        out_TN = product(rows_TK, self.weight, self.scales, self.bias, self.arrivals)
-        return out_TN.view(*x.shape[:-1], -1)
+        weights = self.weight, self.scales, self.bias, self.arrivals
+        if isinstance(x, Rows):
+            return product(x, *weights)
+        return product(x.reshape(-1, x.shape[-1]), *weights).view(*x.shape[:-1], -1)
 
 
 def quantise_network(network: BidirectionalNetwork) -> None:
@@ -116,7 +118,7 @@ def no_arrivals(weight_NK: Tensor) -> Tensor:
 
 
 def product(
-    x_TK: Tensor,
+    x_TK: Tensor | Rows,
     weight_NK: Tensor,
     scales_N: Tensor,
     bias_N: Tensor | None,
@@ -124,8 +126,10 @@ def product(
 ) -> Tensor:
     """Return inputs [T, K] times weights [N, K] plus the bias, [T, N], in the inputs' dtype.
 
-    Inputs are rounded to float8 where there are more than `SMALL_PRODUCT` rows.
+    Inputs that are not float8 yet are rounded to it where there are more than `SMALL_PRODUCT` rows.
     """
+    if isinstance(x_TK, Rows):
+        return multiply(x_TK[:2], weight_NK, scales_N, bias_N, x_TK.dtype)
     if len(x_TK) > SMALL_PRODUCT:
         return multiply(quantise_rows(x_TK), weight_NK, scales_N, bias_N, x_TK.dtype)
     if x_TK.is_cuda:
@@ -171,6 +175,11 @@ def multiply(
 
 def _with_bias(out_TN: Tensor, bias_N: Tensor | None) -> Tensor:
     return out_TN if bias_N is None else out_TN + bias_N
+
+
+def takes_rows(*parts: nn.Module | None) -> bool:
+    """Tell whether the parts of a block that are there take inputs that are float8 already."""
+    return all(isinstance(part, Float8Linear) for part in parts if part is not None)
 
 
 def linear_parts(network: BidirectionalNetwork) -> Iterator[nn.Linear]:

@@ -2,7 +2,7 @@
 
 Queries, keys and values (and the MLP's gate and up) are one wide product, and all experts of a
 layer two; the modules' own parameters become views of its weights. The MLP runs in chunks and
-writes over its input.
+writes over its input. Where products are float8 and tokens many, norms and the gate give float8.
 Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
 W tokens wanted, V vocabulary.
 """
@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opencompass_llada.inference.attention_rule import make_rule
-from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
-from opencompass_llada.inference.float8 import Float8Linear, no_arrivals, product
+from opencompass_llada.inference.elementwise import PlainElementwise, Rows, kernels_fit
+from opencompass_llada.inference.float8 import Float8Linear, no_arrivals, product, takes_rows
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.inference.memory import mlp_chunk_of
+from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.experts import SparseMLP, join
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
@@ -42,15 +43,24 @@ class Projections:
         self._gate_up = _pack(parts.gate, parts.up) if pack else None
         sparse = parts.sparse
         self._experts = sparse.stacked() if isinstance(sparse, SparseMLP) else None
+        self.attention_takes_rows = takes_rows(*inputs)
+        self.mlp_takes_rows = sparse is None and takes_rows(parts.gate, parts.up, parts.down)
 
-    def queries_keys_values(self, h_TM: Tensor, wanted_W: Tensor | None) -> list[Tensor]:
-        """Return queries [W, H, D] of what is wanted, keys and values [T, G, D], not rotated."""
+    def queries_keys_values(self, h_TM: Tensor | Rows, wanted_W: Tensor | None) -> list[Tensor]:
+        """Return queries [W, H, D] of what is wanted, keys and values [T, G, D], not rotated.
+
+        Where only some are wanted, the input is no float8.
+        """
         parts, queries = self.parts, self._widths[0]
+        own_WM = h_TM
+        if wanted_W is not None:
+            assert isinstance(h_TM, Tensor), "where some queries are wanted, the input is no float8"
+            own_WM = h_TM[wanted_W]
         if self._qkv is not None and wanted_W is None:
             q, k, v = self._qkv(h_TM).split(self._widths, dim=-1)
         elif self._qkv is not None:
             k, v = self._qkv.channels(queries, None)(h_TM).chunk(2, dim=-1)
-            q = self._qkv.channels(0, queries)(h_TM[wanted_W])
+            q = self._qkv.channels(0, queries)(own_WM)
         elif parts.query_key_value is not None:
             q, k, v = parts.query_key_value(h_TM).split(self._widths, dim=-1)
             q = q if wanted_W is None else q[wanted_W]
@@ -58,11 +68,21 @@ class Projections:
             query, key, value = (
                 cast(nn.Module, part) for part in (parts.query, parts.key, parts.value)
             )
-            q, k, v = query(h_TM if wanted_W is None else h_TM[wanted_W]), key(h_TM), value(h_TM)
+            q, k, v = query(own_WM), key(h_TM), value(h_TM)
         return [x.unflatten(-1, (-1, self.head_dim)) for x in (q, k, v)]
 
-    def mlp_over(self, h_TM: Tensor, ops: PlainElementwise) -> None:
-        """Write the MLP's output over its input."""
+    def mlp(self, h_TM: Tensor | Rows, ops: PlainElementwise, chunk: int) -> Tensor:
+        """Return the MLP's output, [T, M], in chunks of tokens; over its input, if not float8."""
+        if isinstance(h_TM, Rows):
+            out_TM = torch.empty_like(h_TM.values_TK, dtype=h_TM.dtype)
+            for rows, part_TM in zip(h_TM.split(chunk), out_TM.split(chunk), strict=True):
+                self._down_into(ops.gate_rows(*self._gate_and_up(rows)), part_TM)
+            return out_TM
+        for part_TM in h_TM.split(chunk):
+            self._mlp_over(part_TM, ops)
+        return h_TM
+
+    def _mlp_over(self, h_TM: Tensor, ops: PlainElementwise) -> None:
         mixed_TM = None
         if self._experts is not None:
             mixed_TM = cast(SparseMLP, self.parts.sparse).mix(h_TM, self._experts, ops.experts)
@@ -73,18 +93,19 @@ class Projections:
         if mixed_TM is not None:
             h_TM += mixed_TM
 
-    def _gate_and_up(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
+    def _gate_and_up(self, h_TM: Tensor | Rows) -> tuple[Tensor, Tensor]:
         if self._gate_up is None:
             gate, up = cast(nn.Module, self.parts.gate), cast(nn.Module, self.parts.up)
             return gate(h_TM), up(h_TM)
         gate_TF, up_TF = self._gate_up(h_TM).chunk(2, dim=-1)
         return gate_TF, up_TF
 
-    def _down_into(self, gated_TF: Tensor, out_TM: Tensor) -> None:
+    def _down_into(self, gated_TF: Tensor | Rows, out_TM: Tensor) -> None:
         down = self.parts.down
         assert down is not None, "asked for where there is one"
-        if type(down) is nn.Linear and getattr(down, "bias", None) is None:
-            torch.mm(gated_TF, down.weight.t(), out=out_TM)
+        plain = type(down) is nn.Linear and getattr(down, "bias", None) is None
+        if plain and isinstance(gated_TF, Tensor):
+            torch.mm(gated_TF, cast(nn.Linear, down).weight.t(), out=out_TM)
         else:
             out_TM.copy_(down(gated_TF))
 
@@ -98,9 +119,10 @@ class Product(NamedTuple):
     """Of float8 weights, as the next."""
     arrivals_I: Tensor | None
 
-    def __call__(self, x_TK: Tensor) -> Tensor:
-        """Return the products of all channels, [T, N]."""
+    def __call__(self, x_TK: Tensor | Rows) -> Tensor:
+        """Return the products of all channels, [T, N]; inputs are float8 only where weights are."""
         if self.scales_N is None or self.arrivals_I is None:
+            assert isinstance(x_TK, Tensor), "float8 inputs are for float8 weights"
             return F.linear(x_TK, self.weight_NK, self.bias_N)
         return product(x_TK, self.weight_NK, self.scales_N, self.bias_N, self.arrivals_I)
 
@@ -184,8 +206,10 @@ class FastNetwork:
         delta_TM: Tensor | None = None
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            x_TM, h_TM = self.ops.add_norm(x_TM, delta_TM, layer.parts.attention_norm)
             wanted = wanted_W if index == last else None
+            norm, rows = layer.parts.attention_norm, wanted is None and layer.attention_takes_rows
+            x_TM, h_TM = self._add_norm(x_TM, delta_TM, norm, rows)
+            del delta_TM
             q_THD, k_TGD, v_TGD = self._project(index, h_TM, positions_T, rotation, wanted, into)
             del h_TM
             x_TM = x_TM if wanted is None else x_TM[wanted]
@@ -193,16 +217,24 @@ class FastNetwork:
             del q_THD, k_TGD, v_TGD
             out_TM = layer.parts.attention_out(out_THD.flatten(-2))
             del out_THD
-            x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, layer.parts.mlp_norm)
+            x_TM, h_TM = self._add_norm(x_TM, out_TM, layer.parts.mlp_norm, layer.mlp_takes_rows)
             del out_TM
-            for part_TM in delta_TM.split(self.mlp_chunk):  # the MLP writes over its input
-                layer.mlp_over(part_TM, self.ops)
+            delta_TM = layer.mlp(h_TM, self.ops, self.mlp_chunk)
+            del h_TM
         return self.ops.add_norm(x_TM, delta_TM, self.network.final_norm)[1]
+
+    def _add_norm(
+        self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module, takes_rows: bool
+    ) -> tuple[Tensor, Tensor | Rows]:
+        """Add and normalise, to float8 for what takes it and is no product of few rows."""
+        if takes_rows and len(x_TM) > SMALL_PRODUCT:
+            return self.ops.add_norm_rows(x_TM, delta_TM, norm)
+        return self.ops.add_norm(x_TM, delta_TM, norm)
 
     def _project(
         self,
         index: int,
-        h_TM: Tensor,
+        h_TM: Tensor | Rows,
         positions_T: Tensor,
         rotation: Rotation,
         wanted_W: Tensor | None,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from opencompass_llada.inference.float8 import added_bytes, bytes_of, linear_parts
+from opencompass_llada.inference.float8 import added_bytes, bytes_of, linear_parts, takes_rows
+from opencompass_llada.inference.kv_cache import FLOAT8
 from opencompass_llada.inference.pass_options import PrefillOptions
 from opencompass_llada.inference.prefill import prefill_bytes
 from opencompass_llada.networks.config import NetworkDimensions
@@ -44,6 +45,8 @@ class NetworkSize:
     weight_bytes: int
     element_size: int
     """Bytes of an activation."""
+    takes_rows: bool = False
+    """Whether MLPs of many tokens may take float8 inputs; never with experts."""
 
     @classmethod
     def of(
@@ -57,7 +60,14 @@ class NetworkSize:
         weights = sum(bytes_of(part, dtype) for part in network.modules())
         if precision == "float8":
             weights += sum(added_bytes(part, dtype) for part in linear_parts(network))
-        return cls(shape=network.config.shape, weight_bytes=weights, element_size=dtype.itemsize)
+        is_float8 = precision == "float8" or any(map(takes_rows, network.modules()))
+        shape = network.config.shape
+        return cls(
+            shape=shape,
+            weight_bytes=weights,
+            element_size=dtype.itemsize,
+            takes_rows=is_float8 and shape.experts is None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +143,12 @@ class MemoryPlan:
         if shape.experts is not None:  # whose output waits for the shared expert's
             mixed = max(memory_of(shape.experts, shape.width, self.size.element_size), inner)
             inner = mixed + shape.width * self.size.element_size
-        mlp = tokens * 2 * shape.width * self.size.element_size + chunk * inner
+        states = 2 * shape.width * self.size.element_size
+        mlp = tokens * states + chunk * inner
+        if self.size.takes_rows:  # which the output is not written over; what is gated is float8
+            inner -= shape.mlp_width * (self.size.element_size - FLOAT8.itemsize)
+            rows = shape.width * FLOAT8.itemsize + 4
+            mlp = max(mlp, tokens * (states + rows) + chunk * inner)
         tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
         bytes_of_attention = attention * self.size.element_size + self._chunk_bytes
         bytes_of_attention += prefill_bytes(self.prefill, shape, self.row_lengths)

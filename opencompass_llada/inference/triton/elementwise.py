@@ -2,7 +2,7 @@
 
 Each rounds where the plain network rounds (after the norm, after SiLU, after each addition), so
 that it gives the same numbers but for the order of a sum.
-Shape suffixes: T tokens, M hidden size, H heads, D head size, F MLP size.
+Shape suffixes: T tokens, M hidden size, H heads, D head size, F MLP size, K channels.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from opencompass_llada.inference.elementwise import PlainElementwise
-from opencompass_llada.inference.kv_cache import FLOAT8_MAX, LayerCache
+from opencompass_llada.inference.elementwise import PlainElementwise, Rows
+from opencompass_llada.inference.kv_cache import FLOAT8, FLOAT8_MAX, LayerCache
 from opencompass_llada.networks.transformer import RMSNorm, Rotation
+
+
+@triton.jit
+def _store_float8(values, out_ptr, scale_ptr, keep, LARGEST: tl.constexpr):
+    """Write a row, zeros where it is not kept, as float8 with its scale."""
+    scale = tl.maximum(tl.max(tl.abs(values), axis=0) / LARGEST, 1e-30)
+    tl.store(scale_ptr, scale)
+    tl.store(out_ptr, (values / scale).to(out_ptr.dtype.element_ty), mask=keep)
 
 
 @triton.jit
@@ -24,15 +32,18 @@ def _add_norm_kernel(
     weight_ptr,
     sum_ptr,
     out_ptr,
+    scales_ptr,
     size,
     eps,
     HAS_DELTA: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    LARGEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * size
     cols = tl.arange(0, BLOCK)
     keep = cols < size
-    kind = out_ptr.dtype.element_ty
+    kind = x_ptr.dtype.element_ty
     x = tl.load(x_ptr + row + cols, mask=keep, other=0.0).to(tl.float32)
     if HAS_DELTA:
         delta = tl.load(delta_ptr + row + cols, mask=keep, other=0.0).to(tl.float32)
@@ -42,7 +53,21 @@ def _add_norm_kernel(
     scale = 1.0 / tl.sqrt(tl.sum(x * x, axis=0) / size + eps)
     normed = (x * scale).to(kind).to(tl.float32)
     weight = tl.load(weight_ptr + cols, mask=keep, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row + cols, (weight * normed).to(kind), mask=keep)
+    out = (weight * normed).to(kind)
+    if QUANTISED:
+        _store_float8(out.to(tl.float32), out_ptr + row + cols, scales_ptr + tl.program_id(0), keep,
+                      LARGEST)  # fmt: skip
+    else:
+        tl.store(out_ptr + row + cols, out, mask=keep)
+
+
+@triton.jit
+def _gated(gate, up):
+    """Return ``silu(gate) * up``, rounded twice to the type of both."""
+    kind = gate.dtype
+    gate = gate.to(tl.float32)
+    silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
+    return (silu * up.to(tl.float32)).to(kind)
 
 
 @triton.jit
@@ -53,11 +78,23 @@ def _gate_kernel(
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     keep = (rows < num_rows) & (cols < size)
-    kind = out_ptr.dtype.element_ty
-    gate = tl.load(gate_ptr + rows * gate_stride + cols, mask=keep, other=0.0).to(tl.float32)
-    up = tl.load(up_ptr + rows * up_stride + cols, mask=keep, other=0.0).to(tl.float32)
-    silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
-    tl.store(out_ptr + rows * size + cols, (silu * up).to(kind), mask=keep)
+    gate = tl.load(gate_ptr + rows * gate_stride + cols, mask=keep, other=0.0)
+    up = tl.load(up_ptr + rows * up_stride + cols, mask=keep, other=0.0)
+    tl.store(out_ptr + rows * size + cols, _gated(gate, up), mask=keep)
+
+
+@triton.jit
+def _gate_rows_kernel(
+    gate_ptr, up_ptr, out_ptr, scales_ptr, size, gate_stride, up_stride, LARGEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    keep = cols < size
+    gate = tl.load(gate_ptr + row * gate_stride + cols, mask=keep, other=0.0)
+    up = tl.load(up_ptr + row * up_stride + cols, mask=keep, other=0.0)
+    gated = _gated(gate, up).to(tl.float32)
+    _store_float8(gated, out_ptr + row * size + cols, scales_ptr + row, keep, LARGEST)
 
 
 def gate_over(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
@@ -174,6 +211,45 @@ def _place_kernel(
                          QUANTISED, LARGEST, HALF, BLOCK_G)  # fmt: skip
 
 
+def _add_norm(
+    x_TM: Tensor,
+    delta_TM: Tensor | None,
+    norm: nn.Module,
+    out_TM: Tensor,
+    scales_T: Tensor | None,
+) -> None:
+    """Add in place, if there is a delta, and write the norm, quantised if there are scales."""
+    assert isinstance(norm, RMSNorm), f"the kernel is RMSNorm's, got {type(norm).__name__}"
+    num_tokens, size = x_TM.shape
+    block = triton.next_power_of_2(size)
+    _add_norm_kernel[(num_tokens,)](
+        x_TM,
+        x_TM if delta_TM is None else delta_TM,
+        norm.weight,
+        x_TM,
+        out_TM,
+        out_TM if scales_T is None else scales_T,
+        size,
+        norm.eps,
+        HAS_DELTA=delta_TM is not None,
+        QUANTISED=scales_T is not None,
+        LARGEST=FLOAT8_MAX,
+        BLOCK=block,
+        num_warps=_warps(block),
+    )
+
+
+def _empty_rows(x_TK: Tensor) -> Rows:
+    values_TK = torch.empty(x_TK.shape, dtype=FLOAT8, device=x_TK.device)
+    scales_T = torch.empty(len(x_TK), dtype=torch.float32, device=x_TK.device)
+    return Rows(values_TK, scales_T, x_TK.dtype)
+
+
+def _warps(block: int) -> int:
+    """Return the warps of a program that holds so much of a row."""
+    return 16 if block > 8192 else 8 if block >= 4096 else 4
+
+
 class FusedElementwise(PlainElementwise):
     """The kernels, which write in place; heads must be dense, tokens may be strided."""
 
@@ -181,23 +257,17 @@ class FusedElementwise(PlainElementwise):
         self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module
     ) -> tuple[Tensor, Tensor]:
         """Add in place, if there is a delta, and normalise."""
-        assert isinstance(norm, RMSNorm), f"the kernel is RMSNorm's, got {type(norm).__name__}"
-        num_tokens, size = x_TM.shape
         out_TM = torch.empty_like(x_TM)
-        block = triton.next_power_of_2(size)
-        _add_norm_kernel[(num_tokens,)](
-            x_TM,
-            x_TM if delta_TM is None else delta_TM,
-            norm.weight,
-            x_TM,
-            out_TM,
-            size,
-            norm.eps,
-            HAS_DELTA=delta_TM is not None,
-            BLOCK=block,
-            num_warps=8 if block >= 4096 else 4,
-        )
+        _add_norm(x_TM, delta_TM, norm, out_TM, None)
         return x_TM, out_TM
+
+    def add_norm_rows(
+        self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module
+    ) -> tuple[Tensor, Rows]:
+        """Add in place, if there is a delta; normalise and quantise in one launch."""
+        rows = _empty_rows(x_TM)
+        _add_norm(x_TM, delta_TM, norm, rows.values_TK, rows.scales_T)
+        return x_TM, rows
 
     def head_norm(self, x_THD: Tensor, norm: nn.Module) -> Tensor:
         """Normalise; the result is contiguous."""
@@ -207,6 +277,16 @@ class FusedElementwise(PlainElementwise):
     def gate(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
         """Gate; the result is contiguous."""
         return gate_over(gate_TF, up_TF)
+
+    def gate_rows(self, gate_TF: Tensor, up_TF: Tensor) -> Rows:
+        """Gate and quantise in one launch."""
+        rows, size = _empty_rows(gate_TF), gate_TF.shape[1]
+        block = triton.next_power_of_2(size)
+        _gate_rows_kernel[(len(gate_TF),)](
+            gate_TF, up_TF, rows.values_TK, rows.scales_T, size, gate_TF.stride(0),
+            up_TF.stride(0), LARGEST=FLOAT8_MAX, BLOCK=block, num_warps=_warps(block),
+        )  # fmt: skip
+        return rows
 
     def rotate(self, x_THD: Tensor, positions_T: Tensor, rotation: Rotation) -> Tensor:
         """Rotate in place."""
