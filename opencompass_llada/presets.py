@@ -6,6 +6,7 @@ messages and docs read it. docs/experiments/fast_modes.md says what each was cho
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -73,10 +74,11 @@ def tell_misfits(misfits: Mapping[str, str]) -> list[str]:
 
 def fit_preset(name: str, kind: ModelKind | None) -> FittedPreset:
     """Return what a preset stands for in a model, of a kind that is not known if None."""
-    faults = {option: find_misfit(option, kind or ModelKind()) for option in PRESETS[name]}
+    options = copy.deepcopy(dict(PRESETS[name]))  # configs are written into
+    faults = {option: find_misfit(option, kind or ModelKind()) for option in options}
     return FittedPreset(
         name=name,
-        options={option: value for option, value in PRESETS[name].items() if not faults[option]},
+        options={option: value for option, value in options.items() if not faults[option]},
         misfits={option: why for option, why in faults.items() if why},
         is_certain=kind is not None,
     )
