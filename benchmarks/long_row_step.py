@@ -38,7 +38,6 @@ from opencompass_llada.finetune.optimizer import build_optimizer  # noqa: E402
 from opencompass_llada.finetune.parallel import (  # noqa: E402
     read_ranks,
     start_processes,
-    stop_processes,
 )
 from opencompass_llada.finetune.recipe import Recipe  # noqa: E402
 from opencompass_llada.finetune.recipe_file import parse_override, parse_recipe  # noqa: E402
@@ -51,6 +50,7 @@ from opencompass_llada.finetune.resources import (  # noqa: E402
     step_flops,
 )
 from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion  # noqa: E402
+from opencompass_llada.processes import stop_processes  # noqa: E402
 
 K = 1024
 OFFLOAD, KEEP = {"offload_checkpoints": True}, {"keep_attention": True}

@@ -33,9 +33,9 @@ from opencompass_llada.finetune.number_formats import (
     read_bfloat16,
     round_to_bfloat16,
 )
-from opencompass_llada.finetune.parallel import stop_processes
 from opencompass_llada.finetune.recipe_file import load_recipe, parse_override, parse_recipe
 from opencompass_llada.finetune.trainer import Trainer
+from opencompass_llada.processes import stop_processes
 
 RECIPE = ROOT / "configs" / "finetune" / "ultrallada_8b_64k.yaml"
 BFLOAT16 = {"parameter_dtype": "bfloat16"}

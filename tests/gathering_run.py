@@ -16,7 +16,8 @@ from finetune_runs import ranks_of, small_recipe
 
 from opencompass_llada.finetune import encoding, gathering
 from opencompass_llada.finetune.corpus import read_corpus
-from opencompass_llada.finetune.parallel import start_processes, stop_processes
+from opencompass_llada.finetune.parallel import start_processes
+from opencompass_llada.processes import stop_processes
 
 RANK = int(os.environ["RANK"])
 RANKS = ranks_of(RANK, 2)

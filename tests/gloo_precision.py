@@ -17,7 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from opencompass_llada.finetune.adamw import SplitAdamW
 from opencompass_llada.finetune.average import MovingAverage
-from opencompass_llada.finetune.parallel import stop_processes, whole_tensor
+from opencompass_llada.finetune.parallel import whole_tensor
+from opencompass_llada.processes import stop_processes
 
 #: Rows that two processes share unevenly, with and without blocks, and a vector.
 SHAPES = {"wide": (7, 512), "narrow": (9, 48), "odd": (5, 10), "vector": (3,)}

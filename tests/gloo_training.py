@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from finetune_runs import small_recipe
 
-from opencompass_llada.finetune.parallel import stop_processes, whole_tensor
+from opencompass_llada.finetune.parallel import whole_tensor
 from opencompass_llada.finetune.trainer import Trainer
+from opencompass_llada.processes import stop_processes
 
 NUM_STEPS = 3
 

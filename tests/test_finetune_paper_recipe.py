@@ -11,10 +11,11 @@ from finetune_runs import LONGER, small_trainer
 from test_finetune_checkpoint import second_loader
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.finetune.parallel import check_heads, read_ranks
+from opencompass_llada.finetune.parallel import read_ranks
 from opencompass_llada.finetune.recipe_file import load_recipe
 from opencompass_llada.finetune.resources import NetworkShape, check_memory
 from opencompass_llada.networks import LLaDAConfig, load_checkpoint
+from opencompass_llada.networks.sequence_parallel import check_heads
 from opencompass_llada.rope.methods import parse_rope_scaling, resolve_rope
 
 #: Recipes of LLaDA-8B -> GPUs that their heads name, and the length that their scaling is for.

@@ -15,8 +15,8 @@ from finetune_runs import small_trainer
 from test_finetune_samples import write_samples
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.finetune.parallel import check_heads
 from opencompass_llada.networks import LLaDAConfig
+from opencompass_llada.networks.sequence_parallel import check_heads
 
 TESTS = Path(__file__).resolve().parent
 ALONE = {

@@ -18,7 +18,7 @@ LAYERS = [
     {"options", "weight_files", "shared_weights", "files", "faults"},
     {"presets"},
     {"rope"},
-    {"prompting", "devices"},
+    {"prompting", "devices", "processes"},
     {"networks"},
     {"inference"},
     {"sampling"},

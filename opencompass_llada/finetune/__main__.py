@@ -15,10 +15,10 @@ import torch
 from opencompass_llada.faults import guard
 from opencompass_llada.finetune.checkpoints import SaveError
 from opencompass_llada.finetune.next_command import describe_evaluation
-from opencompass_llada.finetune.parallel import stop_processes
 from opencompass_llada.finetune.recipe_file import load_recipe
 from opencompass_llada.finetune.resources import check_machine, claim_output
 from opencompass_llada.finetune.trainer import Trainer
+from opencompass_llada.processes import stop_processes
 
 
 def main(arguments: list[str] | None = None) -> int:

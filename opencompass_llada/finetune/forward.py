@@ -22,13 +22,13 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from opencompass_llada.finetune.objective import weighted_cross_entropy
 from opencompass_llada.finetune.offload import Offload
 from opencompass_llada.finetune.packing import find_strategy
-from opencompass_llada.finetune.parallel import ulysses_attend
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import Batch
 from opencompass_llada.networks import BidirectionalNetwork
 from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import Documents
 from opencompass_llada.networks.doubled import attend_under, doubled_mask
+from opencompass_llada.networks.sequence_parallel import ulysses_attend
 from opencompass_llada.networks.transformer import Attend, Block, Rotation, rotation_at
 
 #: Operators whose outputs `keep_attention` keeps: PyTorch's attention kernels by their names in

@@ -19,7 +19,8 @@ from typing import Any
 import torch.distributed as dist
 
 from opencompass_llada.files import host_name, remove, temporary_name
-from opencompass_llada.finetune.parallel import Ranks, read_variable
+from opencompass_llada.finetune.parallel import Ranks
+from opencompass_llada.processes import read_variable
 
 logger = logging.getLogger(__name__)
 

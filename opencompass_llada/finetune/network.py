@@ -26,7 +26,7 @@ from opencompass_llada.finetune.adapters import (
 )
 from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.frozen import freeze_in_float8, frozen_layers
-from opencompass_llada.finetune.parallel import Ranks, check_heads, shard, whole_tensor
+from opencompass_llada.finetune.parallel import Ranks, shard, whole_tensor
 from opencompass_llada.finetune.recipe import LLAMA_NAMES, Lora, Recipe
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks import (
@@ -42,6 +42,7 @@ from opencompass_llada.networks import (
 from opencompass_llada.networks.attention_pattern import Blocks
 from opencompass_llada.networks.checkpoint import refuse_non_finite
 from opencompass_llada.networks.config import BidirectionalConfig
+from opencompass_llada.networks.sequence_parallel import check_heads
 from opencompass_llada.prompting.encode import check_vocabulary
 from opencompass_llada.rope.methods import (
     DiffusionNTKScaling,

@@ -1,10 +1,6 @@
-"""Connects the processes of a run, shards networks and rows over them, and lets them end well.
+"""Connects the processes of a run, shards networks over them, and lets them end well.
 
-Source: DeepSpeed-Ulysses, arXiv 2309.14509: before attention ranks exchange stretches for heads,
-after it heads for stretches, which changes no result.
-
-Shape suffixes: B rows, H heads, K heads of this rank, L positions of a row, S of this rank's
-stretch, D head size.
+How ranks that share rows divide attention is `networks.sequence_parallel`'s.
 """
 
 from __future__ import annotations
@@ -17,17 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.nn.functional import all_to_all_single
 
 from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.networks.config import BidirectionalConfig
-from opencompass_llada.networks.transformer import Attend
+from opencompass_llada.processes import connect, read_variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,46 +109,23 @@ def read_ranks(recipe: Recipe) -> Ranks:
     )
 
 
-def read_variable(name: str, lowest: int) -> int:
-    """Return a whole number that torchrun puts into the environment; without it the lowest."""
-    text = os.environ.get(name, str(lowest))
-    if not text.isdecimal() or int(text) < lowest:
-        raise ValueError(
-            f"The environment variable {name}={text!r} must be a whole number from {lowest}, as "
-            "torchrun sets it; unset it for one process."
-        )
-    return int(text)
-
-
 def start_processes(ranks: Ranks, store: dist.Store | None = None) -> dist.ProcessGroup | None:
     """Connect the processes; return the group that shares rows with this one, if any does.
 
     ``store`` is one that they have met in before; None for that of torchrun's variables.
     """
-    if ranks.device.type == "cuda":
-        torch.cuda.set_device(ranks.device)
     if ranks.world_size == 1:
+        if ranks.device.type == "cuda":
+            torch.cuda.set_device(ranks.device)
         return None
-    if not dist.is_initialized():
-        backend = "nccl" if ranks.device.type == "cuda" else "gloo"
-        if store is None:
-            dist.init_process_group(backend)
-        else:
-            dist.init_process_group(
-                backend,
-                store=dist.PrefixStore("group", store),
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-            )
+    rendezvous: dict[str, Any] = {}
+    if store is not None:
+        rendezvous = {"store": dist.PrefixStore("group", store), "rank": ranks.rank}
+        rendezvous["world_size"] = ranks.world_size
+    connect(ranks.device, **rendezvous)
     if ranks.sequence_parallel == 1:
         return None
     return dist.new_subgroups(ranks.sequence_parallel)[0]
-
-
-def stop_processes() -> None:
-    """Disconnect, if connected."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def shard(
@@ -187,38 +159,6 @@ def reshard(network: nn.Module) -> None:
 def whole_tensor(tensor: Tensor) -> Tensor:
     """Return a sharded tensor's whole on every rank, all of which ask; others as they are."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _exchange(x: Tensor, group: dist.ProcessGroup, split: int, join: int) -> Tensor:
-    """Give the ranks a part each of one dimension, get theirs along another."""
-    parts = x.unflatten(split, (dist.get_world_size(group), -1)).movedim(split, 0).contiguous()
-    received = all_to_all_single(torch.empty_like(parts), parts, group=group)
-    return received.movedim(0, join).flatten(join, join + 1)
-
-
-def ulysses_attend(attend: Attend, group: dist.ProcessGroup) -> Attend:
-    """Return attention over whole rows for ranks that hold stretches of them."""
-
-    def exchanging(q_BHSD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
-        whole_BKLD = (_exchange(x, group, split=1, join=2) for x in (q_BHSD, k_BHSD, v_BHSD))
-        return _exchange(attend(*whole_BKLD), group, split=2, join=1)
-
-    return exchanging
-
-
-def check_heads(config: BidirectionalConfig, ranks: int) -> None:
-    """Refuse more ranks than heads can be given to."""
-    shape, names = config.shape, config.sizes
-    for name, heads in (
-        (names["num_heads"], shape.num_heads),
-        (names["num_groups"], shape.num_groups),
-    ):
-        if heads % ranks:
-            allowed = [n for n in range(1, heads + 1) if heads % n == 0]
-            raise ValueError(
-                f"sequence_parallel={ranks} must divide {name}={heads}: attention gives each "
-                f"device whole heads. Use one of {', '.join(map(str, allowed))}."
-            )
 
 
 #: What asks a run to stop: SIGTERM, as Slurm sends before it kills, and Ctrl-C.

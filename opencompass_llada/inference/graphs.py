@@ -17,6 +17,7 @@ from torch import Tensor
 from opencompass_llada.inference.elementwise import kernels_fit
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.kv_cache import KeyValueCache
+from opencompass_llada.inference.sequence_split import SequenceSplit
 from opencompass_llada.networks.experts import graph_obstacle
 from opencompass_llada.networks.transformer import Rotation
 
@@ -56,9 +57,14 @@ class SpanPass(NamedTuple):
 class GraphedPasses:
     """The graphs of one network."""
 
-    def __init__(self, network: FastNetwork, asked: bool | None) -> None:
-        """Decide whether there will be any; asked for where they cannot be is a ValueError."""
-        self._network = network
+    def __init__(
+        self, network: FastNetwork, asked: bool | None, split: SequenceSplit | None = None
+    ) -> None:
+        """Decide whether there will be any; asked for where they cannot be is a ValueError.
+
+        Processes that split passes launch them one by one unless asked.
+        """
+        self._network, self._split = network, split
         self._captured: dict[tuple[int, ...], tuple[Replay, Rotation]] = {}
         self._pool: Any = None
         obstacle = kernels_fit(network.device, network.head_dim)
@@ -69,10 +75,14 @@ class GraphedPasses:
         if asked and obstacle:
             remedy = "use graphs=None, which takes them where they run"
             raise ValueError(f"graphs=True cannot be had, because {obstacle}; {remedy}")
+        self.by_kernel = obstacle is None and (asked is not False or split is not None)
+        if split is not None and not asked:
+            obstacle = obstacle or f"{split.size} processes split them"
         obstacle = "as asked" if asked is False else obstacle
         self.enabled = obstacle is None
-        what = f"launched one by one, because {obstacle}"
-        what = "CUDA graphs with the split attention kernel" if self.enabled else what
+        kernel = " with the split attention kernel" if self.by_kernel else ""
+        what = f"launched one by one{kernel}, because {obstacle}"
+        what = f"CUDA graphs{kernel}" if self.enabled else what
         logger.info("Small passes: %s", what)
 
     def clear(self) -> None:
@@ -82,6 +92,8 @@ class GraphedPasses:
 
     def run(self, ids_T: Tensor, given: SpanPass) -> Tensor:
         """Return the wanted states [W, M] of a pass, which the next pass overwrites."""
+        if not self.enabled:
+            return self.span_states(ids_T, given)
         span, cache, rotation, num_wanted = given
         sizes = (span.num_keys_B.shape[0], ids_T.shape[0], num_wanted)
         shape = (*sizes, id(cache), rotation[0].data_ptr())
@@ -102,14 +114,13 @@ class GraphedPasses:
         if num_wanted < num_tokens:  # two spans of 4 tokens, 2 wanted: 0, 1, 4, 5
             places_T = torch.arange(len(ids_T), device=ids_T.device)
             wanted_W = places_T.view(num_rows, num_tokens)[:, :num_wanted].flatten()
-        return self._network.run_layers(
-            self._network.embed(ids_T),
-            span.positions_T,
-            rotation,
-            attend or _split_attend(span, cache),
-            wanted_W,
-            CacheSlots(cache, span.slots_T),
-        )
+        attend, into = attend or _split_attend(span, cache), CacheSlots(cache, span.slots_T)
+        embedded, split = self._network.embed(ids_T), self._split
+        place = embedded, span.positions_T, rotation
+        if split is None:
+            return self._network.run_layers(*place, attend, wanted_W, into)
+        attend = split.over_heads(attend, into)
+        return split.agree(self._network.run_layers(*place, attend, wanted_W))
 
     def _capture(self, ids_T: Tensor, given: SpanPass) -> Replay:
         own_ids_T = ids_T.clone()

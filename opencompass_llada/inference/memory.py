@@ -100,6 +100,8 @@ class MemoryPlan:
     scored: ScoredAtOnce | None = None
     """None where tokens are generated."""
     prefill: PrefillOptions = PrefillOptions()
+    ranks: int = 1
+    """Processes that split passes and cache (`sequence_split`); bytes are those of one."""
 
     @property
     def num_tokens(self) -> int:
@@ -108,9 +110,12 @@ class MemoryPlan:
 
     @property
     def pass_tokens(self) -> int:
-        """Tokens of the largest pass: all, or a chunk of the prefix or two blocks of each row."""
+        """Tokens of the largest pass: all, or a chunk of the prefix or two blocks of each row.
+
+        Of processes that split it, those of one.
+        """
         if self.prefix_chunk is None or self.cache_dtype is None:
-            return self.num_tokens
+            return -(-self.num_tokens // self.ranks)
         active = 2 * len(self.row_lengths) * self.block_length
         largest = min(max(self.prefix_chunk, active), self.num_tokens)
         return largest if self.scored is None else max(largest, self.scored.tokens)
@@ -130,13 +135,15 @@ class MemoryPlan:
         per_head = shape.head_dim * self.size.element_size
         if self.cache_dtype == "float8":
             per_head = shape.head_dim + 4
-        return 2 * shape.num_layers * slots * shape.num_groups * per_head
+        return 2 * shape.num_layers * slots * (shape.num_groups // self.ranks) * per_head
 
     @property
     def activation_bytes(self) -> int:
         """Bytes of what lives at once in the largest pass, rotation tables included."""
         shape, tokens = self.size.shape, self.pass_tokens
         heads = 2 * shape.head_dim * (shape.num_heads + shape.num_groups)
+        if self.ranks > 1:  # the own heads of all tokens beside all heads of the own tokens
+            heads *= 2
         attention = tokens * (2 * shape.width + heads)
         chunk = min(self.mlp_chunk, tokens)
         inner = 3 * shape.mlp_width * self.size.element_size
@@ -151,8 +158,15 @@ class MemoryPlan:
             mlp = max(mlp, tokens * (states + rows) + chunk * inner)
         tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
         bytes_of_attention = attention * self.size.element_size + self._chunk_bytes
-        bytes_of_attention += prefill_bytes(self.prefill, shape, self.row_lengths)
+        bytes_of_attention += prefill_bytes(self.prefill, self._own_heads, self.row_lengths)
         return max(bytes_of_attention, mlp) + tables
+
+    @property
+    def _own_heads(self) -> NetworkDimensions:
+        """The network with the heads that one process attends by."""
+        shape, ranks = self.size.shape, self.ranks
+        heads = {"num_heads": shape.num_heads // ranks, "num_groups": shape.num_groups // ranks}
+        return replace(shape, **heads)
 
     @property
     def _chunk_bytes(self) -> int:
@@ -202,6 +216,8 @@ class MemoryPlan:
         chunks = f"MLP in chunks of {self.mlp_chunk}"
         if self.prefix_chunk is not None and self.cache_dtype is not None:
             chunks += f", prefix in chunks of {self.prefix_chunk}"
+        if self.ranks > 1:
+            chunks += f", on each of {self.ranks} devices"
         return (
             f"{rows}, {cached}, {chunks}: about {self.peak_bytes / 1e9:.1f} GB "
             f"(weights {self.weight_bytes / 1e9:.1f}, keys and values "
@@ -225,7 +241,8 @@ def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
     text = f"{plan.describe()} do not fit the {budget / 1e9:.1f} GB at hand. "
     if fitting is None:
         raise MemoryPlanError(
-            f"{text}Not even one row without cached keys and values does; use a larger card"
+            f"{text}Not even one row without cached keys and values does; use a larger card, or "
+            "more of them with sequence_parallel"
         )
     raise MemoryPlanError(f"{text}Nearest plan that does: {_changes(plan, fitting)}.")
 

@@ -14,8 +14,10 @@ import logging
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.block_attention import attend_blocks
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.graphs import GraphedPasses, Span, SpanPass
@@ -32,6 +34,7 @@ from opencompass_llada.inference.memory import (
 )
 from opencompass_llada.inference.pass_options import PrefillOptions
 from opencompass_llada.inference.prefill import PrefillAttention, describe
+from opencompass_llada.inference.sequence_split import SequenceSplit
 from opencompass_llada.networks.attention import Choose, StretchedAttention
 from opencompass_llada.networks.attention_pattern import Blocks, Stretch
 from opencompass_llada.networks.transformer import BidirectionalNetwork
@@ -62,15 +65,19 @@ class PassServer:
         graphs: bool | None = None,
         memory_budget: int | None = None,
         prefill: PrefillOptions | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         """Replay small passes from CUDA graphs if asked, None does where Triton's kernels run.
 
         A run may fill the budget, bytes; None is most of the card, and no limit without one. Full
-        passes are exact unless ``prefill`` says otherwise.
+        passes are exact unless ``prefill`` says otherwise. The processes of a ``group`` divide
+        passes and cache, each with a network of its own: all open the same sessions and call the
+        same passes, and all get the same logits. Theirs are replayed only if asked.
         """
         self.network = network
         self.prefill = prefill or PrefillOptions()
-        self.graphs = GraphedPasses(network, graphs)
+        self.split = None if group is None else SequenceSplit(network.network, group)
+        self.graphs = GraphedPasses(network, graphs, self.split)
         self._cache: KeyValueCache | None = None
         self._size = NetworkSize.of(network.network, network.dtype)
         self.budget = card_budget(network.device) if memory_budget is None else memory_budget
@@ -79,6 +86,12 @@ class PassServer:
         self.logit_shift = network.network.logit_shift
         pattern = network.network.attention_pattern
         self.causal_block = pattern.block_length if isinstance(pattern, Blocks) else None
+        self.num_groups, self.choose_attention = network.num_groups, network.choose_attention
+        if self.split is not None:
+            self.num_groups = self.split.num_groups
+            heads = (self.split.num_heads, self.num_groups, network.head_dim)
+            backend = network.network.attention_backend
+            self.choose_attention = make_rule(backend, network.device, network.dtype, *heads)
 
     def open(
         self,
@@ -109,6 +122,7 @@ class PassServer:
             prefix_chunk=prefill_chunk(self.network.network),
             scored=scored,
             prefill=self.prefill,
+            ranks=1 if self.split is None else self.split.size,
         )
         if self.budget is not None:
             self._fit_plan(self.plan, self.budget)
@@ -155,7 +169,7 @@ class PassServer:
         self._cache = KeyValueCache(
             num_layers=len(self.network.layers),
             num_slots=-(-num_slots // SLOT_STEP) * SLOT_STEP,
-            num_heads=self.network.num_groups,
+            num_heads=self.num_groups,
             head_dim=self.network.head_dim,
             dtype=dtype,
             device=self.network.device,
@@ -180,7 +194,7 @@ class Session:
         self._positions_T = torch.cat([torch.arange(length, device=device) for length in lengths])
         self._rotation = self._network.network.prepare(max(lengths), device)
         self._spans: dict[tuple[int, ...], tuple[Span, bool]] = {}
-        calls, choose = passes * len(self._network.layers), self._network.choose_attention
+        calls, choose = passes * len(self._network.layers), server.choose_attention
         self._choose: Choose = lambda num_queries, num_keys: choose(num_queries, num_keys, calls)
         self._starts = (0,) * len(lengths)
 
@@ -216,15 +230,14 @@ class Session:
         into = None
         if keep and self._cache is not None:
             into = CacheSlots(self._cache, torch.arange(sum(self._lengths), device=network.device))
-        states = network.run_layers(
-            network.embed(torch.cat(rows)),
-            self._positions_T,
-            self._rotation,
-            self._layers(self._whole_rows, last),
-            wanted_W if narrows else None,
-            into,
-        )
-        states = states if narrows else states[wanted_W]
+        ids_T, attend = torch.cat(rows), self._layers(self._whole_rows, last)
+        placed = self._positions_T, self._rotation, attend
+        if (split := self._server.split) is not None:
+            states = split.full_pass(network, ids_T, *placed, wanted_W, into)
+        else:
+            wanted = wanted_W if narrows else None
+            states = network.run_layers(network.embed(ids_T), *placed, wanted, into)
+            states = states if narrows else states[wanted_W]
         return network.head(states.view(num_rows, num_wanted, -1))
 
     @torch.inference_mode()
@@ -304,7 +317,7 @@ class Session:
         positions_BS = span.positions_T.view(len(starts), num_tokens)
         ids_T = ids_BL.gather(1, positions_BS).flatten()
         given = SpanPass(span, self._cache, self._rotation, num_wanted)
-        if graphs.enabled and is_uniform:
+        if graphs.by_kernel and is_uniform:
             states_WM = graphs.run(ids_T, given)
         else:
             attend = self._span_attend(starts, num_tokens, num_wanted, self._cache)
