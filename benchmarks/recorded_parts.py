@@ -15,13 +15,14 @@ from recording import describe_run, write_record
 class RecordedParts:
     """The record of a run on a lent card, where one part's failure must not cost the others."""
 
-    def __init__(self, device: torch.device, limit: float, record_path: Path) -> None:
+    def __init__(self, device: torch.device, limit: float, record_path: Path | None) -> None:
         """Begin a record.
 
         Args:
             device: Where the parts run.
             limit: Seconds after which no further part begins.
-            record_path: Where the record is written after every part.
+            record_path: Where the record is written after every part; None writes nothing, for
+                processes beside the one that does.
         """
         self.started = time.perf_counter()
         self.device, self.limit, self.record_path = device, limit, record_path
@@ -39,7 +40,8 @@ class RecordedParts:
             self.record["failed"][name] = f"{type(error).__name__}: {error}"[:600]
             print(f"FAILED {name}: {self.record['failed'][name]}", flush=True)
         self.record["seconds_at"][name] = round(time.perf_counter() - self.started, 1)
-        write_record(self.record_path, self.record)
+        if self.record_path is not None:
+            write_record(self.record_path, self.record)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -164,9 +164,9 @@ class MemoryPlan:
     @property
     def _own_heads(self) -> NetworkDimensions:
         """The network with the heads that one process attends by."""
-        shape, ranks = self.size.shape, self.ranks
-        heads = {"num_heads": shape.num_heads // ranks, "num_groups": shape.num_groups // ranks}
-        return replace(shape, **heads)
+        shape = self.size.shape
+        heads, groups = (number // self.ranks for number in (shape.num_heads, shape.num_groups))
+        return replace(shape, num_heads=heads, num_groups=groups)
 
     @property
     def _chunk_bytes(self) -> int:

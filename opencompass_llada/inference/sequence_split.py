@@ -12,7 +12,6 @@ query heads, G key/value heads, K heads of this process, D head size.
 
 from __future__ import annotations
 
-import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,8 +36,8 @@ class SequenceSplit:
         self._group = group
         self.size, self._rank = dist.get_world_size(group), dist.get_rank(group)
         check_passes(network.config, network.attention_pattern, self.size)
-        shape = network.config.shape
-        self.num_heads, self.num_groups = shape.num_heads // self.size, shape.num_groups // self.size
+        heads = network.config.shape.num_heads, network.config.shape.num_groups
+        self.num_heads, self.num_groups = (number // self.size for number in heads)
 
     def full_pass(
         self,

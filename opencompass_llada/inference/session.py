@@ -235,8 +235,8 @@ class Session:
         if (split := self._server.split) is not None:
             states = split.full_pass(network, ids_T, *placed, wanted_W, into)
         else:
-            wanted = wanted_W if narrows else None
-            states = network.run_layers(network.embed(ids_T), *placed, wanted, into)
+            asked_W = wanted_W if narrows else None
+            states = network.run_layers(network.embed(ids_T), *placed, asked_W, into)
             states = states if narrows else states[wanted_W]
         return network.head(states.view(num_rows, num_wanted, -1))
 
