@@ -67,12 +67,12 @@ class Job:
     def write_rows(self, rows):
         self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def run(self, *words):
+    def run(self, *words, debug=True):
         """Run OpenCompass's main() and return the exit status, or what SystemExit says."""
         file = self.folder / "job.py"
         file.write_text(CONFIG.format(model=self.model, data=str(self.data), **self.rest,
                                       work_dir=str(self.work_dir)))  # fmt: skip
-        sys.argv = ["run.py", str(file), "--debug", *words]
+        sys.argv = ["run.py", str(file), *(["--debug"] if debug else []), *words]
         try:
             return launch_module.launch()
         except SystemExit as stop:

@@ -170,7 +170,7 @@ class AutoregressiveFamily(Family):
                 f"attention_block={request.attention_block} is the block length of a block-causal "
                 f"checkpoint, and {request.path!r} is autoregressive; leave it out."
             )
-        request.passes.refuse(request.path, "is autoregressive")
+        request.refuse_pass_options("is autoregressive")
         check_causal(request.path, rope_scaling=request.rope_scaling)
 
     def load(self, request: LoadRequest) -> AutoregressiveEngine:

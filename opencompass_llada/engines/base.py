@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.inference import PassOptions
@@ -238,6 +239,17 @@ class CheckRequest:
     """In place of a block-causal checkpoint's own block length; None takes its own."""
     passes: PassOptions = PassOptions()
     """What passes give up of the exact arithmetic."""
+    sequence_parallel: int = 1
+    """Processes that split every pass."""
+
+    def refuse_pass_options(self, why: str) -> None:
+        """Raise a ValueError if there are any of passes, for a checkpoint that cannot have them."""
+        self.passes.refuse(self.path, why)
+        if self.sequence_parallel > 1:
+            raise ValueError(
+                f"sequence_parallel={self.sequence_parallel} splits the passes of this package's "
+                f"masked diffusion networks, and {self.path!r} {why}; leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +262,8 @@ class LoadRequest(CheckRequest):
     attention_backend: str
     context_length: int | None = None
     """Of the longest prompt and generation to come, if it is known."""
+    group: dist.ProcessGroup | None = None
+    """The processes that split passes, connected; None where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

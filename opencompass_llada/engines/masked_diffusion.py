@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines.base import (
@@ -39,6 +40,7 @@ from opencompass_llada.networks import (
     read_config,
 )
 from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks, with_blocks
+from opencompass_llada.networks.sequence_parallel import check_passes
 from opencompass_llada.prompting.encode import check_token_id, check_vocabulary, find_token_id
 from opencompass_llada.sampling import (
     IsComplete,
@@ -66,9 +68,14 @@ class MaskedDiffusionEngine(Engine):
         *,
         progress: StepListener | None = None,
         passes: PassOptions | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
-        """Put the parts together; no ``progress`` is a bar where stderr is a terminal."""
+        """Put the parts together; no ``progress`` is a bar where stderr is a terminal.
+
+        The processes of a ``group`` split passes and must be asked the same.
+        """
         super().__init__(model, model.resolved_rope)
+        self._group = group
         self.settings = settings
         self.passes = passes or PassOptions()
         self.special_tokens = special_tokens
@@ -83,7 +90,8 @@ class MaskedDiffusionEngine(Engine):
     @cached_property
     def server(self) -> PassServer:
         """The fast passes; made when first asked for, since adapters replace parameters before."""
-        return PassServer(FastNetwork(self.model), prefill=self.passes.prefill)
+        network = FastNetwork(self.model)
+        return PassServer(network, prefill=self.passes.prefill, group=self._group)
 
     def finish_loading(self) -> None:
         """Quantise the weights, if asked."""
@@ -189,6 +197,7 @@ class MaskedDiffusionFamily(Family):
             attention_pattern=pattern,
             fields=request.config,
         )
+        check_passes(network.config, pattern, request.sequence_parallel)
         return network, settings
 
     def load(self, request: LoadRequest) -> MaskedDiffusionEngine:
@@ -213,7 +222,12 @@ class MaskedDiffusionFamily(Family):
             fields=request.config,
         )
         return MaskedDiffusionEngine(
-            model, settings, tokens, progress=progress, passes=request.passes
+            model,
+            settings,
+            tokens,
+            progress=progress,
+            passes=request.passes,
+            group=request.group,
         )
 
 
@@ -234,6 +248,7 @@ def _plan_memory(
         guided=sampler.cfg_scale > 0,
         prefix_chunk=prefill_chunk(network),
         prefill=request.passes.prefill,
+        ranks=request.sequence_parallel,
     )
     plan = check_plan(plan, budget)
     logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)

@@ -157,7 +157,7 @@ class DiffusionGemmaFamily(Family):
                 "package's networks; DiffusionGemma's canvas is that of its config.json. Leave it "
                 "out."
             )
-        request.passes.refuse(request.path, "runs in transformers' own network")
+        request.refuse_pass_options("runs in transformers' own network")
         folder, *_ = check_causal(request.path)
         _check_generation_config(folder)
 

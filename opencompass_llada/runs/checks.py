@@ -226,11 +226,8 @@ def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
             f"run_cfg: num_gpus={num_gpus} must be at least 0 and num_procs={num_procs} at least "
             "1; num_gpus=0 runs on the CPU"
         )
-    if num_procs > 1 and recorded.is_ours(model):
-        raise ValueError(
-            f"run_cfg asks for num_procs={num_procs}, and OpenCompass would give every process "
-            "every sample; use num_procs=1"
-        )
+    if recorded.is_ours(model):
+        _check_split(model, num_gpus, num_procs)
     if not runs_locally:
         return
     available = count_gpus()
@@ -246,6 +243,23 @@ def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
             "Model %s runs on the CPU, since its run_cfg has num_gpus=0, though %d GPUs are "
             "visible.", model.get("abbr", model.get("path")), available,
         )  # fmt: skip
+
+
+def _check_split(model: Mapping[str, Any], num_gpus: int, num_procs: int) -> None:
+    """Check that a model of this package has as many processes as split its passes."""
+    ranks = check_value("sequence_parallel", model.get("sequence_parallel", 1), int)
+    if ranks > 1 and (num_gpus, num_procs) != (ranks, ranks):
+        raise ValueError(
+            f"sequence_parallel={ranks} splits passes over {ranks} processes with a GPU each, and "
+            f"run_cfg asks for num_gpus={num_gpus} and num_procs={num_procs}; use "
+            f"run_cfg=dict(num_gpus={ranks}, num_procs={ranks})"
+        )
+    if ranks == 1 and num_procs > 1:
+        raise ValueError(
+            f"run_cfg asks for num_procs={num_procs}, and OpenCompass would give every process "
+            f"every sample; use num_procs=1, or sequence_parallel={num_procs} for prompts that are "
+            "too long for one GPU"
+        )
 
 
 @contextmanager
@@ -275,7 +289,7 @@ def _check_model(
         family = find_family(config, options.path, options.family)
     inferencers = [(one.get("infer_cfg") or {}).get("inferencer") or {} for one in datasets]
     if any(recorded.type_name(kind) in SCORING for kind in inferencers):
-        options.passes.refuse_scoring()
+        options.refuse_scoring()
     for length in sorted(lengths):
         sampler = options.settings.for_length(length)
         options.passes.prefill.check_answer(sampler.plan().padded_length)
@@ -292,6 +306,7 @@ def _check_model(
             settings=options.settings,
             attention_block=options.attention_block,
             passes=options.passes,
+            sequence_parallel=options.placement.sequence_parallel,
         )
     )
 

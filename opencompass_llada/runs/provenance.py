@@ -190,6 +190,7 @@ def record_model(
         "engine": type(engine).__name__ if engine is not None else None,
         "device": device,
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else None,
+        "sequence_parallel": model_cfg.get("sequence_parallel", 1),
         "attention_backend": _find_backend(network),
         "attention_pattern": None if pattern is None else str(pattern),
         "generates_by": getattr(engine, "generates_by", None),

@@ -105,6 +105,9 @@ class Keywords:
     """Where the model runs: ``cuda:0``, ``cpu``; None for the first GPU, else the CPU."""
     attention_backend: str | None = None
     """The attention kernel; None lets PyTorch choose."""
+    sequence_parallel: int = 1
+    """Processes with a GPU each that split every pass, for prompts too long for one GPU:
+    ``run_cfg=dict(num_gpus=N, num_procs=N)`` beside it starts them for a task."""
     attention_block: int | None = None
     """Block length to run a block-causal checkpoint with, in place of its own, for one that was
     trained on several (SDAR): how many tokens see each other. The sampler follows."""
@@ -146,7 +149,7 @@ class Keywords:
         check_fields(self)
         if not self.path:
             raise ValueError("path='' must name a checkpoint: its folder, a hub id or asset:NAME")
-        for name in ("max_out_len", "batch_size", "attention_block"):
+        for name in ("max_out_len", "batch_size", "attention_block", "sequence_parallel"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(
@@ -194,6 +197,8 @@ class Placement:
     dtype: torch.dtype | None
     device: torch.device | None
     attention_backend: str
+    sequence_parallel: int
+    """Processes that split passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +228,15 @@ class WrapperOptions:
     passes: PassOptions
     preset: FittedPreset | None
     """What the sampler's preset, if one is named, put into ``settings`` and ``passes``."""
+
+    def refuse_scoring(self) -> None:
+        """Raise a ValueError for options without effect where texts are scored."""
+        self.passes.refuse_scoring()
+        if (ranks := self.placement.sequence_parallel) > 1:
+            raise ValueError(
+                f"sequence_parallel={ranks} has no effect where texts are scored, whose passes "
+                "each process would run whole; leave it out of models that are scored"
+            )
 
     def generation_length(self, max_out_len: int | None) -> int:
         """Return the tokens to generate: the data set's number, else the model's own."""
@@ -420,10 +434,17 @@ def _read_placement(given: Keywords) -> Placement:
         logger.info("pad_token_id has no effect: padding is never attended to.")
     backend = given.attention_backend or "auto"
     reject_unknown("attention backend", [backend], ATTENTION_BACKENDS)
+    place = parse_device(given.device if device is None else device)
+    if given.sequence_parallel > 1 and place is not None and place.index is not None:
+        raise ValueError(
+            f"device={str(place)!r} is one GPU, and each of the processes of "
+            f"sequence_parallel={given.sequence_parallel} takes its own; leave device out"
+        )
     return Placement(
         dtype=parse_dtype(given.dtype if paper_dtype is None else paper_dtype),
-        device=parse_device(given.device if device is None else device),
+        device=place,
         attention_backend=backend,
+        sequence_parallel=given.sequence_parallel,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from opencompass.models.base import BaseModel
 from opencompass.utils.prompt import PromptList
@@ -23,6 +24,8 @@ from opencompass_llada.likelihood import TextScorer
 from opencompass_llada.networks.adapted_config import read_adapted_config
 from opencompass_llada.networks.adapters import merge_adapter, open_adapter
 from opencompass_llada.networks.attention_pattern import FULL
+from opencompass_llada.old_names import PACKAGE
+from opencompass_llada.processes import connect, own_device, read_variable
 from opencompass_llada.prompting.chat import ChatRenderer, Turn, read_turns
 from opencompass_llada.prompting.encode import (
     PromptEncoder,
@@ -85,9 +88,9 @@ class LLaDACausalLM(BaseModel):
         With OpenCompass's tokenizer_only no weights are loaded, and only token counts work.
         """
         options = parse_keywords({"path": path, **keywords}, fetch=True)
-        _refuse_ranks()
         template = keywords.get("meta_template")
         tokenizer_only = keywords.get("tokenizer_only", False)
+        _check_processes(options.placement.sequence_parallel, loads=not tokenizer_only)
         super().__init__(
             path=path,
             max_seq_len=options.length_limit.max_seq_len,
@@ -115,7 +118,13 @@ class LLaDACausalLM(BaseModel):
         if options.preset is not None:
             level = logging.WARNING if options.preset.misfits else logging.INFO
             logger.log(level, "%s: %s", options.path, options.preset.describe())
-        device = choose_device(options.placement.device)
+        device, group = choose_device(options.placement.device), None
+        if options.placement.sequence_parallel > 1:
+            device = own_device(device)
+            # OpenCompass's writing of answers goes by this, too: the first process alone writes.
+            group = connect(device)
+            if dist.get_rank(group) > 0:  # the task's log is that of all
+                logging.getLogger(PACKAGE).setLevel(logging.WARNING)
         request = LoadRequest(
             path=folder,
             config=config,
@@ -128,6 +137,8 @@ class LLaDACausalLM(BaseModel):
             device=device,
             attention_backend=options.placement.attention_backend,
             context_length=options.length_limit.max_seq_len,
+            sequence_parallel=options.placement.sequence_parallel,
+            group=group,
         )
         # What is merged or quantised is of this model alone.
         is_changed = adapter is not None or options.passes.precision == "float8"
@@ -151,7 +162,7 @@ class LLaDACausalLM(BaseModel):
     @property
     def scorer(self) -> TextScorer | None:
         """Scores texts with the loaded model; None where only the tokenizer was loaded."""
-        self.options.passes.refuse_scoring()
+        self.options.refuse_scoring()
         return self._scorer
 
     @staticmethod
@@ -297,12 +308,22 @@ def _loaded(part: Any) -> Any:
     return part
 
 
-def _refuse_ranks() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+def _check_processes(sequence_parallel: int, *, loads: bool) -> None:
+    """Refuse other processes than those that split the model's passes."""
+    number = read_variable("WORLD_SIZE", lowest=1) if "LOCAL_RANK" in os.environ else 1
+    if number > 1 and sequence_parallel == 1:
         raise ValueError(
             "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
             "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
-            "data sets over tasks instead"
+            f"data sets over tasks instead, or sequence_parallel={number} for prompts that are too "
+            "long for one GPU"
+        )
+    if loads and number != sequence_parallel:
+        wanted = sequence_parallel
+        raise ValueError(
+            f"sequence_parallel={wanted} needs {wanted} processes, and this is one of {number}; "
+            f"set run_cfg=dict(num_gpus={wanted}, num_procs={wanted}), which starts them for a "
+            f"task (not under --debug), or use torchrun --nproc_per_node {wanted}"
         )
 
 
