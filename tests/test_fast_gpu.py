@@ -208,7 +208,7 @@ def test_float8_products_of_few_rows_round_no_inputs(num_tokens, inputs, channel
     own = Float8Linear(linear)
     x = torch.randn(num_tokens, inputs, device="cuda").bfloat16()
     found = own(x)
-    exact = x.double() @ own.weight.double().T * own.scales.double()
+    exact = x.double() @ own.weight.float().double().T * own.scales.double()
     exact = exact if linear.bias is None else exact + linear.bias.double()
     torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-2)
     given = (x, own.weight, own.scales, own.bias, own.arrivals)
