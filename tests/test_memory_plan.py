@@ -235,7 +235,7 @@ def test_the_plan_before_weights_load_counts_chunks_too(monkeypatch):
         masked_diffusion, "check_plan", lambda plan, budget: plans.append(plan) or plan
     )
     asked = {"context_length": 100_000, "dtype": torch.bfloat16, "passes": PassOptions()}
-    request = SimpleNamespace(device=None, **asked)
+    request = SimpleNamespace(device=None, sequence_parallel=1, **asked)
     network = tiny_blocks()
     settings = SamplerSettings({"generation_length": 6}).for_pattern(network.attention_pattern)
     masked_diffusion._plan_memory(request, network, settings)
