@@ -1,22 +1,32 @@
 """Fixtures that more than one test file uses; settings that every test runs under."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
-import torch
+
+from opencompass_llada.runs.quick_imports import imports_uncollected
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[1]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep every test on one thread, so that the suite's time is the same beside other work."""
-    torch.set_num_threads(1)
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the tests without looking for garbage: 16.7 s of a core, not 21.0 (2026-11-30)."""
+    with imports_uncollected():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no CUDA device."""
+    """Keep every test on one thread; skip tests marked `gpu` where there is no CUDA device.
+
+    On one thread the suite's time is the same beside other work. Torch is imported here, since the
+    process that starts xdist's workers, for which they wait, collects no tests.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     if torch.cuda.is_available():
         return
     for item in items:
