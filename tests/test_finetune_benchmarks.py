@@ -1,6 +1,7 @@
 """The benchmarks of fine-tuning run at toy size, so that a device call does not find a slip."""
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -17,6 +18,21 @@ def run(repository_root, script, *arguments):
         capture_output=True,
         text=True,
     )
+
+
+@pytest.fixture
+def run_again(repository_root, monkeypatch):
+    """Return what runs a script in this process, whose start and imports another test has."""
+
+    def run_here(script, *arguments):
+        folder = repository_root / "benchmarks"
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+        monkeypatch.setattr(sys, "argv", [f"benchmarks/{script}", *map(str, arguments)])
+        runpy.run_path(str(folder / script), run_name="__main__")
+
+    return run_here
 
 
 def test_speed_states_plan_and_measurement(repository_root, tmp_path):
@@ -50,19 +66,23 @@ def test_optimizer_step_measures_bytes_and_ratios(repository_root, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["updates", "runs", "frozen"])
-def test_low_precision_compares_with_float32(repository_root, tmp_path, what):
+def test_low_precision_compares_with_float32(repository_root, tmp_path, what, run_again):
     if what == "frozen":
         pytest.importorskip("peft")
     record, kind = tmp_path / "record.json", "bfloat16, moments float32"
-    done = subprocess.run(
-        [sys.executable, "benchmarks/low_precision.py", what, "--steps", "2", "--length", "64"]
-        + ["--seeds", "2", "--kinds", kind, "--record", str(record)],
-        cwd=repository_root,
-        env={**ENVIRONMENT, "PYTHONPATH": str(repository_root)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    options = [what, "--steps", "2", "--length", "64", "--seeds", "2", "--kinds", kind]
+    options += ["--record", str(record)]
+    if what == "updates":
+        done = subprocess.run(
+            [sys.executable, "benchmarks/low_precision.py", *options],
+            cwd=repository_root,
+            env={**ENVIRONMENT, "PYTHONPATH": str(repository_root)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    else:
+        run_again("low_precision.py", *options)
     first, second = json.loads(record.read_text())["rows"]
     kinds = ("unrounded", "float8") if what == "frozen" else ("float32", kind)
     assert (first["kind"], second["kind"]) == kinds
@@ -75,7 +95,7 @@ def test_low_precision_compares_with_float32(repository_root, tmp_path, what):
 
 
 @pytest.mark.slow
-def test_long_rows_on_two_and_on_four_processes(repository_root, tmp_path):
+def test_long_rows_on_two_and_on_four_processes(repository_root, tmp_path, run_again):
     """Two cases of two processes side by side, then one of four, then one that lacks the time."""
     cases = ["256k_on_2", "512k_documents_on_2", "512k_on_4_offload", "512k_on_2"]
     record, folder = tmp_path / "record.json", tmp_path / "rows"
@@ -91,36 +111,34 @@ def test_long_rows_on_two_and_on_four_processes(repository_root, tmp_path):
         assert row["host_gb"] == pytest.approx(row["planned_host_gb"])
         assert max(row["attention"]["errors"].values()) < 1e-5
     late = tmp_path / "late.json"
-    options = ["--record", str(late), "--folder", str(folder), "--seconds", "5"]
-    done = run(repository_root, "finetune_long_rows.py", *options, "--cases", cases[3], cases[0])
-    assert done.returncode == 0, done.stderr[-2000:]
+    options = ["--tiny", "--record", late, "--folder", folder, "--seconds", "5"]
+    run_again("finetune_long_rows.py", *options, "--cases", cases[3], cases[0])
     assert all("not started" in row["problem"] for row in json.loads(late.read_text())["rows"])
     # Rows with a step win over plans, in the order of the cases.
     merged = tmp_path / "merged.json"
-    options = ["--record", str(merged), "--merge", str(late), str(record)]
-    assert run(repository_root, "finetune_long_rows.py", *options).returncode == 0
+    run_again("finetune_long_rows.py", "--record", merged, "--merge", late, record)
     found = json.loads(merged.read_text())
     assert ["seconds_a_step" in row for row in found["rows"]] == [True, True, False, True]
     assert len(found["command"]) == 2
 
 
-@pytest.mark.parametrize("scaling", [None, "diffusion_ntk"])
-def test_ruler_of_a_checkpoint(repository_root, tmp_path, scaling):
-    record = tmp_path / "ruler.json"
-    options = ["--lengths", "512", "--samples", "1", "--workers", "1", "--record", str(record)]
-    if scaling:
-        options += ["--scaling", scaling, "2048"]
+def test_ruler_of_a_checkpoint(repository_root, tmp_path, run_again):
+    record, scaled = tmp_path / "ruler.json", tmp_path / "scaled.json"
+    options = ["asset:tiny-llada", "--lengths", "512", "--samples", "1", "--workers", "1"]
+    options += ["--prompts", str(tmp_path), "--record"]
     done = subprocess.run(
-        [sys.executable, "benchmarks/ruler_grid.py", "asset:tiny-llada", *options]
-        + ["--prompts", str(tmp_path)],
+        [sys.executable, "benchmarks/ruler_grid.py", *options, str(record)],
         cwd=repository_root,
         env={**ENVIRONMENT, "PYTHONPATH": str(repository_root)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    written = json.loads(record.read_text())
-    assert written["scaling"] == (scaling and {"type": scaling, "target_length": 2048})
-    scores = written["ruler"]["512"]
-    assert scores["niah_single_1"] == 100.0
-    assert len(scores) == 11  # without question answering
+    run_again("ruler_grid.py", *options, scaled, "--scaling", "diffusion_ntk", "2048")
+    found = [json.loads(file.read_text()) for file in (record, scaled)]
+    chosen = {"type": "diffusion_ntk", "target_length": 2048}
+    assert [one["scaling"] for one in found] == [None, chosen]
+    for one in found:
+        scores = one["ruler"]["512"]
+        assert scores["niah_single_1"] == 100.0
+        assert len(scores) == 11  # without question answering
