@@ -104,15 +104,19 @@ def _weigh_tile(q, scale, k_base, v_base, keys, num_keys, padded_keys, best, tot
     if MASKED:
         scores = tl.where(keys[None, :] < num_keys, scores, float("-inf"))
     better = tl.maximum(best, tl.max(scores, axis=1) * scale)
+    shrink = tl.exp2(best - better)
+    total = total * shrink
+    out = out * shrink[:, None]
     # One multiply-add a score: shift and largest score are one number a query.
     weights = tl.exp2(scores * scale + (SHIFT - better)[:, None])
-    shrink = tl.exp2(best - better)
-    total = total * shrink + tl.sum(weights, axis=1)
+    total += tl.sum(weights, axis=1)
     v = tl.load(v_base + dims[None, :] * padded_keys + keys[:, None])
-    # Tensor cores sum float8 products in fewer bits than float32 has, so float32 takes each tile's
-    # sum: benchmarks/records/float8_attention_h200.json has what is lost without.
-    out = out * shrink[:, None]
-    out = tl.dot(weights.to(q.dtype), v, out, max_num_imprecise_acc=BLOCK_L)
+    if MASKED:  # one sum in fewer bits does no harm, and takes fewer registers
+        out = tl.dot(weights.to(q.dtype), v, out)
+    else:
+        # Tensor cores sum float8 products in fewer bits than float32 has, so float32 takes each
+        # tile's sum: benchmarks/records/float8_attention_h200.json has what is lost without.
+        out = tl.dot(weights.to(q.dtype), v, out, max_num_imprecise_acc=BLOCK_L)
     return better, total, out
 
 
@@ -155,10 +159,11 @@ def _attend_kernel(
     listed = tiles_ptr + (head.to(tl.int64) * tl.num_programs(0) + tile) * num_listed
     inner = tl.arange(0, BLOCK_L)
     # Only the last step can reach beyond the keys, since lists ascend.
-    last = tl.cdiv(num_keys, BLOCK_L) - 1
+    whole, count = num_keys // BLOCK_L, tl.cdiv(num_keys, BLOCK_L)
     if LISTED:
-        last = num_listed * TILE // BLOCK_L - 1
-    for index in range(0, last):
+        count = num_listed * TILE // BLOCK_L
+        whole = count - tl.where(num_keys % TILE > 0, 1, 0)
+    for index in range(0, whole):
         keys = index * BLOCK_L + inner
         if LISTED:
             keys = tl.load(listed + index * (BLOCK_L // TILE) + inner // TILE) * TILE + inner % TILE
@@ -166,13 +171,14 @@ def _attend_kernel(
             q, scale, k_base, v_base, keys, num_keys, padded_keys, best, total, out,
             MASKED=False, SHIFT=SHIFT, SIZE=SIZE, BLOCK_L=BLOCK_L,
         )  # fmt: skip
-    keys = last * BLOCK_L + inner
-    if LISTED:
-        keys = tl.load(listed + last * (BLOCK_L // TILE) + inner // TILE) * TILE + inner % TILE
-    best, total, out = _weigh_tile(
-        q, scale, k_base, v_base, keys, num_keys, padded_keys, best, total, out,
-        MASKED=True, SHIFT=SHIFT, SIZE=SIZE, BLOCK_L=BLOCK_L,
-    )  # fmt: skip
+    if whole < count:
+        keys = whole * BLOCK_L + inner
+        if LISTED:
+            keys = tl.load(listed + whole * (BLOCK_L // TILE) + inner // TILE) * TILE + inner % TILE
+        best, total, out = _weigh_tile(
+            q, scale, k_base, v_base, keys, num_keys, padded_keys, best, total, out,
+            MASKED=True, SHIFT=SHIFT, SIZE=SIZE, BLOCK_L=BLOCK_L,
+        )  # fmt: skip
     out = out / total[:, None] * tl.load(v_scales_ptr + group)
     out_place = (rows[:, None].to(tl.int64) * num_heads + head) * SIZE + dims[None, :]
     kind = out_ptr.dtype.element_ty
