@@ -100,15 +100,35 @@ def run_checkpointed(
         return run()
 
 
+# Each of these three is a function of its own: torch.compile keeps 8 compiled forms of one.
+
+
+def _inputs_again(attention_inputs: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a block's step before attention, which is computed again from its input."""
+
+    def again(*inputs: Any) -> Any:
+        return checkpoint(attention_inputs, *inputs, use_reentrant=False)
+
+    return again
+
+
+def _mlp_again(add_mlp: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a block's MLP step, which is computed again from its input."""
+
+    def again(x_BLM: Tensor) -> Tensor:
+        return checkpoint(add_mlp, x_BLM, use_reentrant=False)
+
+    return again
+
+
 def _keep_gates(block: Block) -> Callable[[Tensor], Tensor]:
     """Return a block's MLP step, of whose tensors the first two products' are kept."""
-    gates, add_gated = _computed_again(block.gates), _computed_again(block.add_gated)
-    return lambda x_BLM: add_gated(x_BLM, *gates(x_BLM))
 
+    def again(x_BLM: Tensor) -> Tensor:
+        gates = checkpoint(block.gates, x_BLM, use_reentrant=False)
+        return checkpoint(block.add_gated, x_BLM, *gates, use_reentrant=False)
 
-def _computed_again(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of which the backward pass computes everything but its inputs again."""
-    return functools.partial(checkpoint, function, use_reentrant=False)
+    return again
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -165,10 +185,10 @@ class TrainingNetwork(nn.Module):
         again for adapters, and compiled code leaves the products out of that.
         """
         for number, block in enumerate(blocks):
-            block.attention_inputs = _computed_again(block.attention_inputs)  # type: ignore
+            block.attention_inputs = _inputs_again(block.attention_inputs)  # type: ignore
             # The last blocks' tensors are gone before others are computed again.
             is_kept = number >= len(blocks) - self._recipe.keep_mlp
-            mlp = _keep_gates(block) if is_kept else _computed_again(block.add_mlp)
+            mlp = _keep_gates(block) if is_kept else _mlp_again(block.add_mlp)
             block.add_mlp = mlp  # type: ignore
 
     def _compile(self) -> None:

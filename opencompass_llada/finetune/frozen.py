@@ -95,7 +95,7 @@ def input_gradient(
 
 def _quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
     """Return float8 rows and their scales; the compiler joins this with what made the rows."""
-    return quantise(x_TK) if torch.compiler.is_compiling() else quantise_rows(x_TK)
+    return quantise(x_TK) if torch.compiler.is_compiling() else quantise_rows(x_TK.contiguous())
 
 
 def freeze_in_float8(model: BidirectionalNetwork) -> None:
