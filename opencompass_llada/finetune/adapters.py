@@ -7,6 +7,7 @@ was trained with.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -71,6 +72,26 @@ def peft_config(model: BidirectionalNetwork, lora: Lora, **more: Any) -> Any:
     )
 
 
+@functools.cache
+def _adapted_linear() -> type[nn.Module]:
+    """Return peft's linear layer with an adapter, which computes as we do."""
+    linear = import_for("lora", "peft", "peft.tuners.lora.layer").Linear
+
+    class AdaptedLinear(linear):  # type: ignore[misc, valid-type]
+        """Scales the few channels between A and B.
+
+        peft scales the sum's many, whose scaled gradient would be one more tensor of their size.
+        It also holds a float32 copy of the inputs, where autocast needs none.
+        """
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Return the base layer's output with the adapter's added."""
+            down, up = self.lora_A["default"], self.lora_B["default"]
+            return self.base_layer(x) + up(down(x) * self.scaling["default"])
+
+    return AdaptedLinear
+
+
 def add_adapters(model: BidirectionalNetwork, lora: Lora, dtype: torch.dtype) -> None:
     """Freeze the network, add adapters in place, and keep the chosen modules trainable.
 
@@ -78,11 +99,9 @@ def add_adapters(model: BidirectionalNetwork, lora: Lora, dtype: torch.dtype) ->
     """
     model.requires_grad_(False)
     whole = [f".{name}" for name in modules_trained_whole(model, lora)]
-    import_for("lora", "peft").inject_adapter_in_model(peft_config(model, lora), model)
-    for module in model.modules():
-        if hasattr(module, "lora_A"):
-            # Autocast does it; peft would hold a float32 copy of every input.
-            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
+    config = peft_config(model, lora)
+    config._register_custom_module({nn.Linear: _adapted_linear()})
+    import_for("lora", "peft").inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         if is_adapter(name) or f".{name.rpartition('.')[0]}".endswith(tuple(whole)):
             parameter.data = parameter.data.to(dtype)
