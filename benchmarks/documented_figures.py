@@ -737,6 +737,12 @@ TABLES: dict[str, Callable[[], str]] = {
          for row, label in enumerate((*PRECISIONS[:2], *PRECISIONS[3:5]))},
         ["{mean_difference:+.4f}", "{largest_difference:.4f}", "{spread_of_float32:.4f}"],
     ),
+    "low_precision_frozen": grid(
+        ["frozen weights", "mean difference", "largest", "spread over seeds"],
+        {label: f"low_precision_frozen_cpu.json#/rows/{row}/"
+         for row, label in enumerate(("not rounded", "float8"))},
+        ["{mean_difference:+.4f}", "{largest_difference:.4f}", "{spread_of_unrounded:.4f}"],
+    ),
     "optimizer_step": optimizer_table,
     "finetune_long_rows": long_rows_table,
     "fidelity": fidelity_table,
