@@ -18,7 +18,7 @@ from opencompass_llada.networks import read_model_config
 from opencompass_llada.networks.attention_pattern import FULL, Blocks
 from opencompass_llada.report.identity import describe_sampler
 from opencompass_llada.rope.methods import RopeScaling
-from opencompass_llada.runs.makers import describe_maker, list_differences
+from opencompass_llada.runs.makers import describe_maker, list_differences, read_options
 from opencompass_llada.runs.provenance import hash_files, record_model
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -163,7 +163,14 @@ def test_answers_of_another_block_have_another_maker(sdar):
         if scoring:
             dataset["infer_cfg"]["inferencer"] = {"type": "PPLInferencer"}
         files = hash_files(model, fetch=False)
-        return describe_maker(model, dataset, files=files, data={}, dtype=None, fetch=False)
+        return describe_maker(
+            model,
+            dataset,
+            files=files,
+            data={},
+            dtype=None,
+            options=read_options(model, fetch=False),
+        )
 
     own = maker()
     assert own["sampler"]["block_length"] == 4

@@ -17,7 +17,12 @@ from opencompass_llada.report.collect import collect
 from opencompass_llada.runs import launch as launch_module
 from opencompass_llada.runs.checks import check_form
 from opencompass_llada.runs.hashes import hash_values
-from opencompass_llada.runs.makers import describe_maker, list_differences, set_aside
+from opencompass_llada.runs.makers import (
+    describe_maker,
+    list_differences,
+    read_options,
+    set_aside,
+)
 from opencompass_llada.runs.provenance import hash_files, read_provenance, record_model
 from opencompass_llada.runs.recorded_files import find_finished
 from opencompass_llada.runs.tasks import read_cell_answers
@@ -398,7 +403,12 @@ def maker_of(model, dataset, checkpoint, data=None):
     model = {"path": str(checkpoint), **model}
     files = hash_files(model, fetch=False)
     return describe_maker(
-        model, dataset, files=files, data=data or {}, dtype="float32", fetch=False
+        model,
+        dataset,
+        files=files,
+        data=data or {},
+        dtype="float32",
+        options=read_options(model, fetch=False),
     )
 
 
@@ -471,11 +481,11 @@ def test_another_wrappers_options_count_and_no_secret_is_written(checkpoints):
     model = {"type": "other.Model", "path": "gone", "generation_kwargs": {"temperature": 0.5},
              "key": "sk-secret", "batch_size": 4, "max_out_len": 16}  # fmt: skip
     dataset = {"infer_cfg": {"inferencer": {"type": "GenInferencer"}}}
-    first = describe_maker(model, dataset, files={}, data={}, dtype=None, fetch=False)
+    first = describe_maker(model, dataset, files={}, data={}, dtype=None, options=None)
     assert "sk-secret" not in str(first)
     for field, value in {"generation_kwargs": {}, "key": "x", "max_out_len": 8}.items():
         other = describe_maker({**model, field: value}, dataset, files={}, data={}, dtype=None,
-                               fetch=False)  # fmt: skip
+                               options=None)  # fmt: skip
         name = "generation_length" if field == "max_out_len" else f"options.{field}"
         assert list_differences(first, other) == [name]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from opencompass_llada import __version__
 from opencompass_llada.benchmarks.data_checks import find_class
@@ -61,6 +61,28 @@ _DEFAULTS: Mapping[str, Callable[[], Any]] = {
 Maker = dict[str, Any]
 
 
+class OwnOptions(NamedTuple):
+    """What this package's wrapper makes of a model's keywords, with all defaults."""
+
+    options: WrapperOptions
+    reads_config: bool
+    """Whether the checkpoint's files are at hand: what its config.json decides is then known."""
+
+
+def read_options(model: Mapping[str, Any], *, fetch: bool) -> OwnOptions | None:
+    """Return what the wrapper makes of a model's config; None for other wrappers.
+
+    On ``fetch`` a hub id that is not on this machine is downloaded.
+    """
+    if not is_ours(model):
+        return None
+    keywords = model_keywords(model)
+    folder = find_folder(str(keywords["path"]), fetch=fetch)
+    if folder is not None:
+        keywords["path"] = str(folder)
+    return OwnOptions(LLaDACausalLM.check_arguments(**keywords), folder is not None)
+
+
 def describe_data(dataset: Any, config: Mapping[str, Any]) -> Maker:
     """Return a maker's part on a built data set: the samples that the model is asked and shown."""
     rows = getattr(dataset, "test", None)
@@ -71,12 +93,14 @@ def describe_data(dataset: Any, config: Mapping[str, Any]) -> Maker:
     return part
 
 
-def describe_weights(model: Mapping[str, Any], files: Mapping[str, tuple[str, str]]) -> Maker:
-    """Return a maker's part on the model, whatever it is asked; ``files`` from `hash_files`."""
+def describe_weights(files: Mapping[str, tuple[str, str]], options: OwnOptions | None) -> Maker:
+    """Return a maker's part on the model, whatever it is asked.
+
+    ``files`` are from `hash_files`, ``options`` from `read_options`.
+    """
     part: Maker = {name: "+".join(filter(None, own)) or None for name, own in files.items()}
-    if is_ours(model):
-        options: WrapperOptions = LLaDACausalLM.check_arguments(**model_keywords(model))
-        part["scaling"] = plain(options.rope_scaling)
+    if options is not None:
+        part["scaling"] = plain(options.options.rope_scaling)
     return part
 
 
@@ -87,12 +111,13 @@ def describe_maker(
     files: Mapping[str, tuple[str, str]],
     data: Mapping[str, Any],
     dtype: str | None,
-    fetch: bool,
+    options: OwnOptions | None,
 ) -> Maker:
     """Return the maker of a model's answers on a data set, as it comes back from JSON.
 
-    ``files`` and ``fetch`` are as of `provenance.hash_files`; ``data`` is from `describe_data`, and
-    empty where the samples are not known; ``dtype`` is that of the weights, if it is known.
+    ``files`` are from `provenance.hash_files`, ``options`` from `read_options`; ``data`` is from
+    `describe_data`, and empty where the samples are not known; ``dtype`` is that of the weights, if
+    it is known.
     """
     infer = dict(dataset.get("infer_cfg") or {})
     inferencer = dict(infer.pop("inferencer", None) or {})
@@ -107,20 +132,20 @@ def describe_maker(
     length = inferencer.get("max_out_len") or None
     scores = type_name(inferencer) in SCORING
     maker = {
-        **describe_weights(model, files),
+        **describe_weights(files, options),
         **data,
         "wording": hash_values(plain(wording)),
         "inference": plain(own),
         "versions": {"opencompass_llada": __version__}
         | {name: metadata.version(name).partition(".")[0] for name in ("torch", "transformers")},
     }
-    if is_ours(model):
-        maker |= _describe_ours(model, length, scores=scores, fetch=fetch)
+    if options is not None:
+        maker |= _describe_ours(options, length, scores=scores)
         if dtype is not None:
             maker["dtype"] = dtype
     else:
-        options = _without(model, _ELSEWHERE)  # hashed, since an option may be a secret
-        maker["options"] = {key: hash_values(plain(value)) for key, value in options.items()}
+        others = _without(model, _ELSEWHERE)  # hashed, since an option may be a secret
+        maker["options"] = {key: hash_values(plain(value)) for key, value in others.items()}
         if not scores:
             maker["generation_length"] = length or model.get("max_out_len")
     return json.loads(json.dumps(maker, default=str))
@@ -130,15 +155,9 @@ def _without(config: Mapping[str, Any], keys: Container[str]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _describe_ours(
-    model: Mapping[str, Any], length: int | None, *, scores: bool, fetch: bool
-) -> Maker:
+def _describe_ours(own: OwnOptions, length: int | None, *, scores: bool) -> Maker:
     """Return what this package's wrapper makes of its keywords, with all defaults."""
-    keywords = model_keywords(model)
-    folder = find_folder(str(keywords["path"]), fetch=fetch)
-    if folder is not None:  # what its config.json decides is then known
-        keywords["path"] = str(folder)
-    options: WrapperOptions = LLaDACausalLM.check_arguments(**keywords)
+    options = own.options
     resolved = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     maker: Maker = {
         "chat": plain(options.chat),
@@ -153,7 +172,7 @@ def _describe_ours(
         maker["likelihood"] = plain(dataclasses.replace(options.likelihood, batch_size=1))
         return maker
     maker["generation_length"] = number = options.generation_length(length)
-    if folder is not None:
+    if own.reads_config:
         maker["sampler"] = plain(options.settings.for_length(number))
         maker["seed"] = maker["sampler"].pop("seed", None)
     return maker

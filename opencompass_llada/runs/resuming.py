@@ -155,7 +155,7 @@ def _set_aside_strangers(
     paths: list[Path] = []
     for name, model in models.items():
         own = sorted((run_path / "predictions" / name).glob(f"*{makers.SUFFIX}"))
-        wanted = makers.describe_weights(model, files[name])
+        wanted = makers.describe_weights(files[name], makers.read_options(model, fetch=False))
         wanted.pop("tokenizer", None)
         for maker in own:
             dataset, answers = recorded.split_shard_name(maker.stem)[0], maker.with_suffix(".json")
@@ -176,7 +176,12 @@ def _compare(cell: _Cell, files: Mapping[str, tuple[str, str]], built: Any, how:
     """Compare a cell's answers and result with what this config would make."""
     model, dataset, result = cell.model, cell.dataset, cell.result
     expected = makers.describe_maker(
-        model, dataset, files=files, data={}, dtype=_dtype_of(model, how), fetch=False
+        model,
+        dataset,
+        files=files,
+        data={},
+        dtype=_dtype_of(model, how),
+        options=makers.read_options(model, fetch=False),
     )
     for file in cell.answers:
         wanted = {**expected, **_samples(built, dataset, file)}

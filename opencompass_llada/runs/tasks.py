@@ -29,7 +29,7 @@ from mmengine.device import is_npu_available
 from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.registry import TASKS
 from opencompass.runners.local import LocalRunner, get_command_template
-from opencompass.tasks import openicl_infer
+from opencompass.tasks import openicl_eval, openicl_infer
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass.utils import build_dataset_from_cfg, build_model_from_cfg
@@ -65,6 +65,7 @@ from opencompass_llada.runs.recorded_files import (
     split_shard_name,
     type_name,
 )
+from opencompass_llada.runs.shared_data_sets import build_shared, sharing_data_sets
 from opencompass_llada.runs.task_lifetime import end_with_the_run, is_stopping, mark_job
 from opencompass_llada.runs.workers import DEVICES_VARIABLE, THREADS_VARIABLE, Job, WorkerDied
 from opencompass_llada.shared_weights import (
@@ -127,7 +128,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
     def _load(self, dataset_cfg: Mapping[str, Any]) -> Any:
         """Build a data set; None where that raises, which is logged and told at the end."""
         try:
-            return build_dataset_from_cfg(dataset_cfg)
+            return _build_data_set(dataset_cfg)
         except Exception as error:
             fault = describe_load_fault(dataset_cfg, error)
             logger.error("%s", fault, exc_info=True)
@@ -176,6 +177,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
         if self._recorded is not self.model:
             self._recorded = self.model
             self._files = hash_files(self.model_cfg, fetch=True)
+            self._options = makers.read_options(self.model_cfg, fetch=True)
             record = record_model(folder, self.model, self.model_cfg, self._files)
             self._dtype = record["dtype"]
         if not self.dump_only_message_path:
@@ -185,11 +187,15 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
                 files=self._files,
                 data=makers.describe_data(self.dataset, self.dataset_cfg),
                 dtype=self._dtype,
-                fetch=True,
+                options=self._options,
             )
             makers.claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
         with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
             super()._inference()
+
+
+def _build_data_set(dataset_cfg: Mapping[str, Any]) -> Any:
+    return build_shared(dataset_cfg, build_dataset_from_cfg)
 
 
 def describe_load_fault(dataset_cfg: Mapping[str, Any], error: Exception) -> str:
@@ -233,7 +239,8 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
     def run(self) -> None:
         """Evaluate all data sets; a `RuntimeError` at the end names those without a score."""
         self.failed: list[str] = []
-        with whole_files():
+        builds = mock.patch.object(openicl_eval, "build_dataset_from_cfg", _build_data_set)
+        with whole_files(), builds:
             super().run()
         if self.failed:
             raise RuntimeError(
@@ -253,7 +260,7 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
         test_set = super()._load_and_preprocess_test_data()
         self._samples = test_set
         if "dataset_postprocessor" in self.eval_cfg:  # it may change the references
-            self._samples = build_dataset_from_cfg(self.dataset_cfg).test
+            self._samples = _build_data_set(self.dataset_cfg).test
         return test_set
 
     def _load_predictions(self) -> tuple[list[dict[str, Any]], list[Any] | None]:
@@ -337,7 +344,8 @@ class CoreSharingLocalRunner(LocalRunner):
     def launch(self, tasks: Sequence[Any]) -> Any:
         """Run all tasks and wait for them; returns pairs of task name and exit status."""
         if self.debug or is_npu_available():
-            with mock.patch.dict(os.environ, {TASKS_VARIABLE: "1"}), sharing_weights():
+            told = mock.patch.dict(os.environ, {TASKS_VARIABLE: "1"})
+            with told, sharing_weights(), sharing_data_sets():
                 return super().launch(tasks)
         kind = self.task_cfg["type"]
         built = [TASKS.build({"cfg": task, "type": kind}) for task in tasks]

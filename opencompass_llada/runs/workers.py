@@ -24,6 +24,7 @@ from typing import Any
 
 from opencompass_llada.runs import warm_processes
 from opencompass_llada.runs.quick_imports import imports_uncollected
+from opencompass_llada.runs.shared_data_sets import sharing_data_sets
 from opencompass_llada.runs.task_lifetime import end_with_the_run
 from opencompass_llada.shared_weights import release_device_memory, sharing_weights
 
@@ -150,7 +151,7 @@ def serve(there: connection.Connection) -> None:
     os.set_inheritable(there.fileno(), False)
     os.register_at_fork(after_in_child=there.close)
     random: dict[str, Any] = {}
-    with sharing_weights(), suppress(EOFError, BrokenPipeError):
+    with sharing_weights(), sharing_data_sets(), suppress(EOFError, BrokenPipeError):
         with imports_uncollected():
             job = there.recv()  # which imports what its function needs
         gc.freeze()  # what was imported is there for good, and need not be looked through again
