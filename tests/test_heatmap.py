@@ -1,10 +1,14 @@
 """Heat maps: the numbers stand in their cells, missing cells say so, all share one scale."""
 
+import matplotlib
+import numpy
 import pandas
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from opencompass_llada.report import heatmap
-from opencompass_llada.report.drawing import save_figure
+from opencompass_llada.report.drawing import DOTS_PER_INCH, save_figure
 from opencompass_llada.report.heatmap import Grid, draw_heat_maps
 
 LENGTHS, DEPTHS = (256, 512, 1024), (0, 50, 100)
@@ -105,3 +109,21 @@ def test_pyplot_stays_untouched(tmp_path):
     before = plt.get_fignums()
     save_figure(draw_heat_maps([make_grid()]), tmp_path / "one.png")
     assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_figure_is_drawn_once_and_is_what_savefig_writes(tmp_path, monkeypatch, suffix):
+    draws, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda self, own: draws.append(self) or draw(self, own))
+    (path,) = save_figure(draw_heat_maps([make_grid()]), tmp_path / f"one.{suffix}")
+    assert len(draws) == 1
+    style = {"svg.hashsalt": "one", "svg.fonttype": "none", "pdf.fonttype": 42}
+    metadata = {{"svg": "Date", "pdf": "CreationDate"}.get(suffix, "Software"): None}
+    other = tmp_path / f"other.{suffix}"
+    with matplotlib.rc_context(style):
+        figure = draw_heat_maps([make_grid()])
+        figure.savefig(other, metadata=metadata, dpi=DOTS_PER_INCH)
+    if suffix == "png":
+        assert numpy.array_equal(imread(path), imread(other))
+    else:
+        assert path.read_bytes() == other.read_bytes()

@@ -62,10 +62,22 @@ def save_figure(figure: Any, *paths: Path) -> tuple[Path, ...]:
         stamp = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix, "Software")
         metadata = {stamp: None}
         with matplotlib.rc_context(style), replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=dots, metadata=metadata)
+            figure.set_dpi(dots)  # the formats of vectors leave another
+            _write(figure, temporary, path.suffix[1:], metadata)
         # The layout found for the first file holds; finding it takes as long as drawing.
         figure.set_layout_engine("none")
     return paths
+
+
+def _write(figure: Any, path: Path, form: str, metadata: dict[str, Any]) -> None:
+    """Draw a figure to a file, once: `savefig` draws twice, to find the layout first.
+
+    The layout is found in the one drawing, too.
+    """
+    from matplotlib.backends.registry import backend_registry
+
+    module = backend_registry.load_backend_module({"png": "agg"}.get(form, form))
+    getattr(module.FigureCanvas(figure), f"print_{form}")(path, metadata=metadata)
 
 
 def fit_column(figure: Any, inches: float, *, is_grid: bool = False) -> str:
