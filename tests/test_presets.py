@@ -22,7 +22,7 @@ from opencompass_llada.report.identity import describe_sampler
 from opencompass_llada.runs.evaluation import plan_evaluation
 from opencompass_llada.runs.fidelity import apply_setting, parse_setting
 from opencompass_llada.runs.launch import _write_presets_out
-from opencompass_llada.runs.makers import describe_maker
+from opencompass_llada.runs.makers import describe_maker, read_options
 from opencompass_llada.runs.model_table import KNOWN_MODELS
 from opencompass_llada.runs.planning import list_models, plan_run
 from opencompass_llada.runs.provenance import record_model
@@ -281,7 +281,8 @@ def test_a_maker_is_that_of_the_options_written_out():
     data = {"infer_cfg": {"inferencer": {"type": "GenInferencer", "max_out_len": 16}}}
 
     def maker(model):
-        return describe_maker(model, data, files={}, data={}, dtype=None, fetch=False)
+        options = read_options(model, fetch=False)
+        return describe_maker(model, data, files={}, data={}, dtype=None, options=options)
 
     for path in ("asset:tiny-llada", "asset:tiny-block"):
         named = {**tiny(sampler="fast"), "path": path}

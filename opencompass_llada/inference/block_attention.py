@@ -31,9 +31,9 @@ def attend_blocks(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, block_length: int
     """
     num_before = len(k_SGD) - len(q_THD)
     k_TGD, v_TGD = k_SGD[num_before:], v_SGD[num_before:]
-    parts = [_attend(q_THD, k_TGD, v_TGD, is_causal=True)]
+    parts = [attend_part(q_THD, k_TGD, v_TGD, is_causal=True)]
     if num_before:
-        parts.append(_attend(q_THD, k_SGD[:num_before], v_SGD[:num_before], is_causal=False))
+        parts.append(attend_part(q_THD, k_SGD[:num_before], v_SGD[:num_before], is_causal=False))
     if block_length > 1:
         places_K = torch.arange(block_length, device=q_THD.device)
         parts.append(_attend_within(q_THD, k_TGD, v_TGD, places_K > places_K[:, None]))
@@ -57,12 +57,12 @@ def attend_noisy(
     parts = []
     if num_shared:
         shared = clean[0][:num_shared], clean[1][:num_shared]
-        parts.append(_attend(q_THD, *shared, is_causal=False))
+        parts.append(attend_part(q_THD, *shared, is_causal=False))
     if seen_TS.shape[1]:
         others = clean[0][num_shared:], clean[1][num_shared:]
         parts.append(_attend_seen(q_THD, *others, seen_TS))
     if own_QK is None:  # a product of all with all may be as large as a text
-        parts.append(_attend(q_THD, *own, is_causal=False))
+        parts.append(attend_part(q_THD, *own, is_causal=False))
     else:
         parts.append(_attend_within(q_THD, *own, own_QK))
     return merge(parts).to(q_THD.dtype)
@@ -114,8 +114,8 @@ def _weigh(scores: Tensor, hidden: Tensor, values: Tensor, product: str) -> tupl
     return torch.einsum(product, chances, values), sums
 
 
-def _attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, *, is_causal: bool) -> Part:
-    """Attend by the first fused kernel that takes such heads."""
+def attend_part(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, *, is_causal: bool) -> Part:
+    """Return attention of T queries to S keys, by the first fused kernel that takes such heads."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_SGD, v_SGD))
     kernel = "cpu"
     if q.is_cuda:

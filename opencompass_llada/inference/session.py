@@ -19,6 +19,7 @@ from torch import Tensor
 
 from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.block_attention import attend_blocks
+from opencompass_llada.inference.first_layer import FirstLayerAttention, FirstLayers
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.graphs import GraphedPasses, Span, SpanPass
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
@@ -197,6 +198,20 @@ class Session:
         calls, choose = passes * len(self._network.layers), server.choose_attention
         self._choose: Choose = lambda num_queries, num_keys: choose(num_queries, num_keys, calls)
         self._starts = (0,) * len(lengths)
+        self._first_layers = FirstLayers() if passes > 1 and self._repeats_exactly() else None
+
+    def _repeats_exactly(self) -> bool:
+        """Whether tokens that stay the same may be attended to once for several passes.
+
+        Merging parts in 16 bit would round anew. On a GPU attention to a prompt is a small share of
+        a network of many layers, and comparing tokens would wait for it.
+        """
+        network, server = self._network, self._server
+        is_whole = not server.prefill.enabled and server.split is None
+        is_plain = network.device.type == "cpu" and network.dtype == torch.float32
+        sees_all = all(map(self._pattern.sees_all, self._lengths))
+        by_default = self._choose(max(self._lengths), max(self._lengths)) is None
+        return is_plain and is_whole and sees_all and by_default and len(network.layers) > 1
 
     @functools.cached_property
     def _whole_rows(self) -> RowAttention:
@@ -230,7 +245,10 @@ class Session:
         into = None
         if keep and self._cache is not None:
             into = CacheSlots(self._cache, torch.arange(sum(self._lengths), device=network.device))
-        ids_T, attend = torch.cat(rows), self._layers(self._whole_rows, last)
+        first = None
+        if self._first_layers is not None and not keep:  # one that caches is the block's only one
+            first = self._first_layers.attention(rows, positions_BP)
+        ids_T, attend = torch.cat(rows), self._layers(self._whole_rows, last, first)
         placed = self._positions_T, self._rotation, attend
         if (split := self._server.split) is not None:
             states = split.full_pass(network, ids_T, *placed, wanted_W, into)
@@ -399,10 +417,14 @@ class Session:
         whole = [Stretch(0, q_THD.shape[0], 0, k_SGD.shape[0])]
         return StretchedAttention(whole, self._choose, in_one_call=False)(q_THD, k_SGD, v_SGD)
 
-    def _layers(self, every: RowAttention, last: RowAttention) -> LayerAttend:
+    def _layers(
+        self, every: RowAttention, last: RowAttention, first: FirstLayerAttention | None = None
+    ) -> LayerAttend:
         last_index = len(self._network.layers) - 1
 
         def attend(index: int, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+            if index == 0 and first is not None:
+                return first(q_THD, k_SGD, v_SGD)
             return (every if index < last_index else last)(q_THD, k_SGD, v_SGD)
 
         return attend

@@ -344,8 +344,8 @@ class CoreSharingLocalRunner(LocalRunner):
     def launch(self, tasks: Sequence[Any]) -> Any:
         """Run all tasks and wait for them; returns pairs of task name and exit status."""
         if self.debug or is_npu_available():
-            told = mock.patch.dict(os.environ, {TASKS_VARIABLE: "1"})
-            with told, sharing_weights(), sharing_data_sets():
+            alone = mock.patch.dict(os.environ, {TASKS_VARIABLE: "1"})
+            with alone, sharing_weights(), sharing_data_sets():
                 return super().launch(tasks)
         kind = self.task_cfg["type"]
         built = [TASKS.build({"cfg": task, "type": kind}) for task in tasks]
