@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import math
+import pickle
 
 import pytest
 
+from opencompass_llada.report import summarizers
 from opencompass_llada.report.heatmap import make_grids, write_means
 from opencompass_llada.report.results import COLUMNS, read_results
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
@@ -228,6 +230,18 @@ def test_summarizer_exits_non_zero_and_still_draws_when_a_cell_is_missing(run, c
     assert stop.value.code == 1
     assert (work_dir / "summary" / "heatmap_plain_now.png").is_file()
     assert "missing 1 of 3" in (work_dir / "summary" / "summary_now.md").read_text()
+
+
+def test_an_idle_worker_can_be_sent_what_draws_the_heat_maps(run, monkeypatch):
+    cfg, work_dir = run
+    beside = summarizers.working_beside
+
+    def send(work, drawn, *, log):
+        return beside(*pickle.loads(pickle.dumps((work, drawn))), log=log)
+
+    monkeypatch.setattr(summarizers, "working_beside", send)
+    NeedleSummarizer(cfg).summarize(time_str="now")
+    assert len(list((work_dir / "summary").glob("heatmap_*.png"))) == 3
 
 
 def test_summarizer_exits_non_zero_for_a_result_that_is_no_number(run):

@@ -18,6 +18,7 @@ import torch
 
 from opencompass_llada.files import process_exists
 from opencompass_llada.runs import machine, warm_processes, workers
+from opencompass_llada.runs.local_queue import local_session, working_beside
 from opencompass_llada.runs.warm_processes import imports_shared, is_ready
 from opencompass_llada.runs.workers import DEVICES_VARIABLE, Job, WorkerDied, WorkerPool
 
@@ -288,3 +289,25 @@ def test_a_worker_ends_with_its_driver(number, devices, tmp_path):
 
 def test_the_module_that_serves_reads_jobs_of_its_own_name():
     assert Job.__module__ == workers.__name__, "a job is unpickled where __main__ is another"
+
+
+def write_process(path):
+    Path(path).write_text(str(os.getpid()))
+
+
+def test_an_idle_worker_works_beside_the_report(server, tmp_path):
+    file, log = tmp_path / "who", tmp_path / "logs" / "summary.out"
+    with local_session() as session:
+        with working_beside(write_process, file, log=log):
+            assert file.read_text() == str(os.getpid()), "nobody waits"
+        assert session.workers.run(job(write_process, file, log=tmp_path / "first")) == 0
+        worker = file.read_text()
+        file.unlink()
+        with working_beside(write_process, file, log=log):
+            pass
+        assert file.read_text() == worker
+        assert worker != str(os.getpid())
+        told = pytest.raises(RuntimeError, match=r"see .*summary\.out")
+        with told, working_beside(fail, log=log):
+            pass
+    assert log.read_text() == "so far\n"

@@ -9,9 +9,10 @@ subclasses name the tables that runs of a kind have besides.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,13 +32,14 @@ from opencompass_llada.report.publish import make_report
 from opencompass_llada.report.results import COLUMNS, read_results
 from opencompass_llada.report.tables import MISSING, NOT_RUN
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
+from opencompass_llada.runs.local_queue import working_beside
 from opencompass_llada.runs.provenance import record_run
 from opencompass_llada.runs.run_folder import RunFolder, read_run
 
 logger = logging.getLogger(__name__)
 MOST_LISTED = 20
 Line = dict[str, Any]  # one model's rows at one length, by task
-SummaryFile = tuple[str, str, Any]  # stem and suffix of a file in summary/, and its text or figure
+SummaryFile = tuple[str, str, Any]  # stem and suffix of a file in summary/; text, or what draws it
 
 
 class FinishedRun(NamedTuple):
@@ -72,6 +74,7 @@ class Summarizer:
     def summarize(self, time_str: str | None = None) -> None:
         """Write all files, log the end; exit with status 1, and a list, if a result is missing."""
         work_dir, written = Path(self.config["work_dir"]), []
+        drawn: list[tuple[Callable[[], Any], Path]] = []
         run = read_run(work_dir, config=self.config, described=self.models)
         finished = FinishedRun(
             run=run,
@@ -84,14 +87,15 @@ class Summarizer:
             if isinstance(content, str):
                 write_text(written[-1], content)
             else:
-                save_figure(content, written[-1])
+                drawn.append((content, written[-1]))
             if suffix == "md" and not self.has_scores:
                 logger.info("\n%s", content)
         for path in written:
             logger.debug("wrote %s", path.resolve())
         if self.has_scores:
             record_run(work_dir)
-            report = make_report([run], work_dir / "report", baseline=self.baseline)
+            with working_beside(_draw, drawn, log=work_dir / "logs" / "summary.out"):
+                report = make_report([run], work_dir / "report", baseline=self.baseline)
             pictures = [path for path in (*reversed(written), *report.figures)
                         if path.suffix == ".png"]  # fmt: skip
             picture = pictures[0] if pictures else None
@@ -112,6 +116,11 @@ class Summarizer:
             logger.error("%s", "\n  ".join([head, *faulty[:MOST_LISTED]]))
         if finished.missing or faulty:
             raise SystemExit(1)
+
+
+def _draw(pictures: Iterable[tuple[Callable[[], Any], Path]]) -> None:
+    for make, path in pictures:
+        save_figure(make(), path)
 
 
 def _results_file(finished: FinishedRun) -> SummaryFile:
@@ -147,11 +156,12 @@ class NeedleSummarizer(Summarizer):
             logger.warning("No data set has a length and a depth: there is no heat map to draw.")
             return
         yield "summary", "md", write_means(grids)
+        grids = [replace(grid, rows={}) for grid in grids]  # no worker can be sent them
         names = [grid.model for grid in grids]
         for number, grid in enumerate(grids):  # a model may have several (languages, tokenizers)
             suffix = f"_{number}" if names.count(grid.model) > 1 else ""
-            yield f"heatmap_{grid.model}{suffix}", "png", draw_heat_maps([grid])
-        yield "heatmap_all", "png", draw_heat_maps(grids)
+            yield f"heatmap_{grid.model}{suffix}", "png", partial(draw_heat_maps, [grid])
+        yield "heatmap_all", "png", partial(draw_heat_maps, grids)
 
 
 def _choose_metric(results: pandas.DataFrame, metric: str) -> str:
@@ -324,8 +334,8 @@ class PerplexitySummarizer(Summarizer):
             return
         for suffix, text in write_curves(points).items():
             yield "perplexity", suffix, text
-        figure = draw_curves(points, {model.abbr: model.trained_length for model in facts})
-        yield "perplexity", "png", figure
+        trained = {model.abbr: model.trained_length for model in facts}
+        yield "perplexity", "png", partial(draw_curves, points, trained)
 
 
 @dataclass(eq=False)

@@ -1,22 +1,25 @@
 """Orders the tasks of a run on this machine: which comes next, and on which GPUs.
 
 Holds besides what the two stages of a run share here: the workers, and how each cell is scored, so
-that inference can do that where the answers are. Starts no process itself.
+that inference can do that where the answers are. Workers that are idle at the end draw figures.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from opencompass_llada.runs.recorded_files import dataset_name, model_name
-from opencompass_llada.runs.workers import WorkerPool
+from opencompass_llada.runs.workers import DEVICES_VARIABLE, Job, WorkerPool
 
 CellName = tuple[str, str]
 """Names of a model and a data set."""
@@ -55,6 +58,33 @@ def local_session() -> Iterator[LocalSession]:
     finally:
         _current.reset(token)
         session.workers.close()
+
+
+@contextmanager
+def working_beside(work: Callable[..., None], *arguments: Any, log: Path) -> Iterator[None]:
+    """Call a module's function in an idle worker of the run while the block runs.
+
+    Where no worker without a GPU waits, it is called here, before the block. What it writes is
+    ``log``; what it raises there is a RuntimeError after the block.
+    """
+    with local_session() as session:
+        if not session.workers.has_idle(""):
+            work(*arguments)
+            yield
+            return
+        log.parent.mkdir(parents=True, exist_ok=True)
+        job = Job(
+            work=work,
+            arguments=arguments,
+            log=str(log),
+            environment={**os.environ, DEVICES_VARIABLE: ""},
+            folder=os.getcwd(),
+        )
+        with ThreadPoolExecutor(1) as thread:
+            status = thread.submit(session.workers.run, job)
+            yield
+        if status.result():
+            raise RuntimeError(f"what was to be done beside the report failed; see {log}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,10 @@ class WorkerPool:
                 idle.append(worker)
         return status
 
+    def has_idle(self, devices: str) -> bool:
+        """Whether a worker that sees these devices, '' for none, waits for a job."""
+        return bool(self._idle.get(devices))
+
     def free(self, devices: Iterable[int]) -> None:
         """End idle workers that hold weights on these GPUs, which another process will take."""
         names = {str(device) for device in devices}
