@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import logging
 import math
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -443,3 +445,22 @@ def test_answers_of_earlier_versions_are_those_of_exact_passes():
     assert list_differences(earlier, now(exact)) == []
     assert list_differences(earlier, now({**exact, "precision": "float8"})) == ["options.passes"]
     assert PassOptions().given == []
+
+
+@pytest.mark.parametrize("options", [{}, {"type": "float8", "shortest": 1},
+                                     {"type": "float8", "shortest": 100}])  # fmt: skip
+def test_a_session_that_ends_gives_its_cache_back_at_once(options):
+    """The next one is planned as if it had; Python's collector may come much later."""
+    server = PassServer(FastNetwork(tiny_model(**SIZES)), prefill=PrefillOptions(**options))
+    ids, where = torch.randint(0, 250, (2, 130)), torch.tensor([[40], [120]])
+    gc.disable()
+    try:
+        session = server.open([50, 130], block_length=8, cache_dtype="float32", passes=1)
+        session.full_pass(ids, where, keep=False)
+        session.full_pass(ids, where, keep=True)
+        held = weakref.ref(session), weakref.ref(session._cache)
+        del session
+        server.release()
+        assert [own() for own in held] == [None, None]
+    finally:
+        gc.enable()

@@ -224,7 +224,9 @@ class Session:
         if prefill.enabled and all(map(self._pattern.sees_all, self._lengths)):
             self._server.log_prefill(self._lengths)
             if any(map(prefill.covers, self._lengths)):
-                return PrefillAttention(prefill, self._lengths, self._attend_row)
+                # Nothing here may hold the session, which holds the cache.
+                exactly = functools.partial(_attend_row, self._choose)
+                return PrefillAttention(prefill, self._lengths, exactly)
         whole = [self._pattern.stretches(length) for length in self._lengths]
         return self._attention(whole, self._starts, self._choose)
 
@@ -412,11 +414,6 @@ class Session:
         together = len(self._lengths) > 1 and max(self._lengths) <= VARLEN_LONGEST
         return StretchedAttention(stretches, choose, in_one_call=together)
 
-    def _attend_row(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
-        """Return exact attention of a row all of whose queries see all keys, [T, H, D]."""
-        whole = [Stretch(0, q_THD.shape[0], 0, k_SGD.shape[0])]
-        return StretchedAttention(whole, self._choose, in_one_call=False)(q_THD, k_SGD, v_SGD)
-
     def _layers(
         self, every: RowAttention, last: RowAttention, first: FirstLayerAttention | None = None
     ) -> LayerAttend:
@@ -472,3 +469,9 @@ def _chunks(lengths: Sequence[int], most: int) -> Iterator[list[Piece]]:
                 pieces, room = [], most
     if pieces:
         yield pieces
+
+
+def _attend_row(choose: Choose, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+    """Return exact attention of a row all of whose queries see all keys, [T, H, D]."""
+    whole = [Stretch(0, q_THD.shape[0], 0, k_SGD.shape[0])]
+    return StretchedAttention(whole, choose, in_one_call=False)(q_THD, k_SGD, v_SGD)
