@@ -125,7 +125,9 @@ def load_engine(
         passes=passes or PassOptions(),
     )
     family.check(request)
-    return family.load(request), tokenizer
+    engine = family.load(request)
+    engine.finish_loading()
+    return engine, tokenizer
 
 
 def count_hits(engine: Engine, tokenizer: Any, samples: list[dict[str, str]], data: str) -> int:
