@@ -169,7 +169,7 @@ ENTRIES = {
 }
 SUITE_PROBES = ("changing_state", "section_lists", "linked_needles", "graph_walks", "coreference")
 SUITE_LENGTHS = (512, 1024, 2048)
-REDUCED_LENGTHS = ("4096", "16384", "32768", "131072")
+REDUCED_LENGTHS = ("4096", "8192", "16384", "32768", "65536", "131072")
 _SUITE_MODELS = ("tiny-llada", "tiny-llada-long", "tiny-block", "tiny-ar")
 SUITE_ROWS = (
     *_SUITE_MODELS,
@@ -547,7 +547,7 @@ def suite_table(lengths: Sequence[int]) -> str:
 
 def reduced_table() -> str:
     """Seconds of a generation by tier and prompt, and times as fast as in 16 bit."""
-    tiers = {"16 bit": "16 bit", "float8": "float8", "float8, 0.3 of the keys": "sparse"}
+    tiers = ("16 bit", "float8", "float8, half of the keys", "float8, 0.3 of the keys")
     rows = []
     for tier in tiers:
         cells = []
@@ -559,7 +559,7 @@ def reduced_table() -> str:
                 f"{seconds:.3g}" + ("" if tier == "16 bit" else f" ({exact / seconds:.2f})")
             )
         rows.append([tier, *cells])
-    return make(["seconds (times as fast)", "4K", "16K", "32K", "128K"], rows)
+    return make(["seconds (times as fast)", "4K", "8K", "16K", "32K", "64K", "128K"], rows)
 
 
 def survival_table() -> str:
@@ -736,6 +736,15 @@ TABLES: dict[str, Callable[[], str]] = {
         {label: f"low_precision_runs_two_h200.json#/rows/{row}/"
          for row, label in enumerate((*PRECISIONS[:2], *PRECISIONS[3:5]))},
         ["{mean_difference:+.4f}", "{largest_difference:.4f}", "{spread_of_float32:.4f}"],
+    ),
+    "finetune_float8": grid(
+        ["frozen weights", "s a step", "tokens a second", "MFU",
+         "planned / reserved / allocated GB"],
+        {"16 bits, `keep_attention`": "finetune_speed_float8_h200.json#/rows/0/",
+         "float8, `keep_attention`": "finetune_speed_float8_h200.json#/rows/1/",
+         "float8, `keep_projections`, `keep_mlp: 32`": "finetune_speed_float8_h200.json#/rows/3/"},
+        ["{seconds_a_step:.4g}", "{tokens_per_second:,.0f}", "{mfu:.1%}",
+         "{planned_gb:.1f} / {peak_reserved_gb:.1f} / {peak_allocated_gb:.1f}"],
     ),
     "low_precision_frozen": grid(
         ["frozen weights", "mean difference", "largest", "spread over seeds"],

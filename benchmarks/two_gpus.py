@@ -28,6 +28,8 @@ from recording import ROOT, describe_run, exit_on_error, write_record
 
 from opencompass_llada.assets import resolve_asset
 from opencompass_llada.devices import choose_device
+from opencompass_llada.runs.recorded_files import read_answers as read_predictions
+from opencompass_llada.runs.recorded_files import split_shard_name
 
 VARIABLES = {
     "LLADA_SCALING": "none",
@@ -56,12 +58,15 @@ def make_checkpoint(folder: Path, *, tiny: bool) -> None:
 
 
 def read_answers(folder: Path) -> dict[str, Any]:
-    """Return the predictions of the one run in a folder, by data set and sample."""
+    """Return the predictions of the one run in a folder by data set, in the samples' order."""
     (run,) = folder.iterdir()
-    found = {}
-    for file in sorted(run.glob("predictions/*/*.json")):
-        samples = json.loads(file.read_text(encoding="utf-8"))
-        found[file.stem] = {key: sample["prediction"] for key, sample in samples.items()}
+    found: dict[str, list[Any]] = {}
+    files = [(split_shard_name(file.stem), file) for file in run.glob("predictions/*/*.json")]
+    for (name, _), file in sorted(files, key=lambda pair: (pair[0][0], pair[0][1] or (0,))):
+        samples, fault = read_predictions(file)
+        if fault:
+            raise ValueError(f"{file}: {fault}")
+        found.setdefault(name, []).extend(sample["prediction"] for sample in samples.values())
     if not found:
         raise ValueError(f"{run} has no predictions")
     return found
@@ -103,7 +108,7 @@ def main() -> None:
     runs = [given.folder / f"gpus_{gpus}" for gpus in (1, 2)]
     if all(run.exists() for run in runs) and "gpus 1" in record and "gpus 2" in record:
         one, two = map(read_answers, runs)
-        pairs = [(one[cell][key], two[cell][key]) for cell in one for key in one[cell]]
+        pairs = [pair for cell in one for pair in zip(one[cell], two[cell], strict=True)]
         record["answers"] = len(pairs)
         record["equal"] = sum(first == second for first, second in pairs)
         record["times_as_fast"] = (
