@@ -65,7 +65,7 @@ TIERS: dict[str, dict[str, Any]] = {
 TIERS_OF_BLOCKS: dict[str, dict[str, Any]] = {"exact": {}, "products": PRODUCTS}
 #: Settings of the main configs, by the config, and the patterns of the groups' data sets.
 LONG_NIAH = {**NIAH, "LLADA_LENGTHS": "1024,4096", "LLADA_REPEATS": "3"}
-LONGER_NIAH = {**NIAH, "LLADA_LENGTHS": "8192", "LLADA_REPEATS": "1"}
+LONGER_NIAH = {**NIAH, "LLADA_LENGTHS": "8192,16384", "LLADA_REPEATS": "1"}
 LONG_RULER = {**RULER, "LLADA_LENGTHS": "4096", "LLADA_SAMPLES": "1"}
 # The smallest prompt of common words and its answer have 4,337 tokens there.
 LONG_AGGREGATION = {**AGGREGATION, "LLADA_LENGTHS": "4352", "LLADA_SAMPLES": "2"}
@@ -88,7 +88,10 @@ WORK: dict[str, list[tuple[str, Mapping[str, str]]]] = {
     ],
 }
 GROUPS = {
-    **{f"NIAH {length}": f"niah_embedded_*length{length}_*" for length in (512, 1024, 4096, 8192)},
+    **{
+        f"NIAH {length}": f"niah_embedded_*length{length}_*"
+        for length in (512, 1024, 4096, 8192, 16384)
+    },
     "RULER NIAH": "ruler_niah_*",
     "RULER VT": "ruler_vt*",
     "RULER CWE+FWE": "ruler_[cf]we*",
@@ -159,8 +162,8 @@ class Bench(RecordedParts):
                 tokens.tokens,
                 CONTEXTS[self.name],
                 targets=64,
-                texts=8 if self.given.limit else 32,
-                draws=16,
+                texts=8,
+                draws=8,
                 batch_tokens=131072,
             )
         differences = compare_contexts(figures["products"], figures["exact"])

@@ -121,6 +121,15 @@ def test_tiles_that_matter_and_those_at_fixed_places_are_chosen():
         assert always <= set(own), place
 
 
+def test_tiles_are_the_same_whether_all_heads_are_chosen_for_at_once_or_some(monkeypatch):
+    q, k, _ = heads(6, 2, 2)
+    queries, count = sparse_share(SPARSE, 1000)
+    whole = choose_tiles(q[:queries], k, count, SPARSE)
+    for most in (1, 7 * 16 * 4):
+        monkeypatch.setattr("opencompass_llada.inference.prefill._SCORES_AT_ONCE", most)
+        assert torch.equal(choose_tiles(q[:queries], k, count, SPARSE), whole)
+
+
 @pytest.mark.parametrize(("keep", "length"), [(1.0, 1000), (0.3, 300), (0.3, 64)])
 def test_where_nothing_is_left_out_all_keys_are_seen(keep, length):
     options = PrefillOptions(type="sparse", keep=keep, shortest=1)

@@ -5,7 +5,7 @@ of 128 queries takes the tiles of 64 keys whose mean has the largest product wit
 Tiles at the row's start, beside the queries and at the row's end are always seen, and the queries
 at the row's end see all. Nothing of earlier steps is looked at.
 Shape suffixes: T tokens, S keys, H query heads, G key heads, D head size; I tiles of queries, J
-tiles of keys, N tiles chosen.
+tiles of keys, N tiles chosen, C heads at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from opencompass_llada.inference.kv_cache import FLOAT8, FLOAT8_MAX
 from opencompass_llada.inference.pass_options import PrefillOptions
 from opencompass_llada.inference.tilings import KEY_TILE, QUERY_TILE
 from opencompass_llada.networks.config import NetworkDimensions
+
+_SCORES_AT_ONCE = 2**28
+"""Most scores of tiles that are held at once, or those of one head."""
 
 
 class PrefillAttention:
@@ -89,12 +92,20 @@ def choose_tiles(q_THD: Tensor, k_SGD: Tensor, count: int, options: PrefillOptio
     mean_q_HID = q_THD.unflatten(0, (-1, QUERY_TILE)).mean(1, dtype=torch.float32).transpose(0, 1)
     mean_k_GJD = _tile_means(k_SGD).transpose(0, 1)
     mean_k_HJD = mean_k_GJD.repeat_interleave(num_heads // num_groups, dim=0)
-    scores_HIJ = mean_q_HID.to(q_THD.dtype) @ mean_k_HJD.to(q_THD.dtype).transpose(1, 2)
-    num_query_tiles, num_key_tiles = scores_HIJ.shape[1:]
-    forced_IJ = _forced(num_query_tiles, num_key_tiles, options, scores_HIJ.device)
-    scores_HIJ = scores_HIJ.masked_fill(forced_IJ, float("inf"))
-    chosen_HIN = scores_HIJ.topk(count, dim=-1, sorted=False).indices
-    return chosen_HIN.to(torch.int32).sort(dim=-1).values.contiguous()
+    num_query_tiles, num_key_tiles = mean_q_HID.shape[1], mean_k_HJD.shape[1]
+    forced_IJ = _forced(num_query_tiles, num_key_tiles, options, q_THD.device)
+    at_once = _heads_at_once(num_heads, num_query_tiles, num_key_tiles)
+    chosen = []
+    for some in zip(mean_q_HID.split(at_once), mean_k_HJD.split(at_once), strict=True):
+        q_CID, k_CJD = (means.to(q_THD.dtype) for means in some)
+        scores_CIJ = (q_CID @ k_CJD.transpose(1, 2)).masked_fill_(forced_IJ, float("inf"))
+        places_CIN = scores_CIJ.topk(count, dim=-1, sorted=False).indices
+        chosen.append(places_CIN.to(torch.int32).sort(dim=-1).values)
+    return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+
+
+def _heads_at_once(num_heads: int, num_query_tiles: int, num_key_tiles: int) -> int:
+    return min(num_heads, max(1, _SCORES_AT_ONCE // (num_query_tiles * num_key_tiles)))
 
 
 def _tile_means(k_SGD: Tensor) -> Tensor:
@@ -146,20 +157,30 @@ def attend_plainly(
         _rounded(x.float()).transpose(0, 1).repeat_interleave(times, dim=0)
         for x, times in ((q_THD, 1), (k_SGD, repeats), (v_SGD, repeats))
     )
-    num_keys = k_HSD.shape[1]
     outs = []
     for index, rows_HPD in enumerate(q_HTD.split(QUERY_TILE, dim=1)):
-        seen_HS = None
+        seen: tuple[Tensor, Tensor, Tensor | None] = (k_HSD, v_HSD, None)
         if tiles_HIN is not None and index < tiles_HIN.shape[1]:
-            seen_HS = torch.zeros(len(q_HTD), math.ceil(num_keys / KEY_TILE), dtype=torch.bool)
-            seen_HS.scatter_(1, tiles_HIN[:, index].long(), True)
-            seen_HS = seen_HS.repeat_interleave(KEY_TILE, dim=1)[:, :num_keys]
-        outs.append(_weigh(rows_HPD, k_HSD, v_HSD, size, seen_HS))
+            seen = _gather_tiles(k_HSD, v_HSD, tiles_HIN[:, index])
+        outs.append(_weigh(rows_HPD, size, *seen))
     return torch.cat(outs, dim=1).transpose(0, 1).to(q_THD.dtype)
 
 
+def _gather_tiles(
+    k_HSD: Tensor, v_HSD: Tensor, tiles_HN: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return keys and values of each head's tiles, and which of them there are, bool [H, S]."""
+    num_keys = k_HSD.shape[1]
+    places_HS = (tiles_HN.long()[..., None] * KEY_TILE + torch.arange(KEY_TILE)).flatten(1)
+    places_HS = places_HS[:, (places_HS < num_keys).any(0)]
+    inside_HS, heads_H1 = places_HS < num_keys, torch.arange(len(tiles_HN))[:, None]
+    places_HS = places_HS.clamp(max=num_keys - 1)
+    is_whole = bool(inside_HS.all())
+    return k_HSD[heads_H1, places_HS], v_HSD[heads_H1, places_HS], None if is_whole else inside_HS
+
+
 def _weigh(
-    q_HPD: Tensor, k_HSD: Tensor, v_HSD: Tensor, size: int, seen_HS: Tensor | None
+    q_HPD: Tensor, size: int, k_HSD: Tensor, v_HSD: Tensor, seen_HS: Tensor | None
 ) -> Tensor:
     scores_HPS = q_HPD @ k_HSD.transpose(1, 2) / math.sqrt(size)
     if seen_HS is not None:
@@ -190,9 +211,12 @@ def prefill_bytes(
         return copies
     queries, count = sparse_share(options, length)
     num_queries, num_keys = queries // QUERY_TILE, math.ceil(length / KEY_TILE)
-    # Scores in 16 bit twice; indices of the largest in 64 bit, sorted ones with their places.
-    chosen = shape.num_heads * num_queries * (4 * num_keys + 28 * count)
-    return copies + chosen
+    lists = 4 * shape.num_heads * num_queries * count
+    # Of some heads: scores in 16 bit; the largest with places in 64 bit, and once more sorted.
+    at_once = _heads_at_once(shape.num_heads, num_queries, num_keys)
+    choice = at_once * num_queries * (2 * num_keys + 26 * count)
+    # The choice ends before the copies are made; lists of several parts are joined into new ones.
+    return lists + max(copies, choice, lists)
 
 
 def describe(options: PrefillOptions, length: int) -> str:
