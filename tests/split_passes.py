@@ -64,6 +64,7 @@ def run_case(name: str, group: dist.ProcessGroup | None) -> dict[str, Any]:
     )
     answers = sample(server, prompts, config, TOKENS, device="cpu").token_ids
     found = {"answers": answers, "full": run_passes(server, lengths, cache)}
+    assert server.is_split == (group is not None), "early stop goes by it"
     if server.split is not None:
         own = server.split.num_heads, server.split.num_groups
         assert [2 * n for n in own] == [server.network.num_heads, server.network.num_groups]

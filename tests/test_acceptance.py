@@ -10,7 +10,7 @@ import torch
 from toy_denoiser import TOKENS, VOCABULARY, ToyDenoiser
 
 from opencompass_llada.prompting.truncate import cut_at_stop_strings, cut_is_settled
-from opencompass_llada.sampling import SamplerConfig, sample
+from opencompass_llada.sampling import SamplerConfig, early_stop, sample
 from opencompass_llada.sampling.schedule import StepPlan
 from opencompass_llada.sampling.unmasking import (
     ACCEPTANCE_RULES,
@@ -173,6 +173,39 @@ def test_early_stop_gives_the_same_answers_in_fewer_passes(block_length):
         assert TOKENS.mask_token_id not in ids[len(answer(ids)) :]
         saved += expected.num_forward_passes - found.num_forward_passes
     assert saved > 0, "nothing stopped early, so nothing was shown"
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_processes_that_split_passes_stop_after_the_same_one(monkeypatch, is_split):
+    """However late each one's GPU is; a process that goes on alone would wait for the others."""
+
+    class Event:
+        late = 0
+
+        def record(self):
+            self.left = self.late
+
+        def query(self):
+            self.left -= 1
+            return self.left < 0
+
+        def synchronize(self):
+            self.left = 0
+
+    class Flag(early_stop.LaggedFlag):
+        def __init__(self, device, **options):
+            super().__init__(device, **options)
+            self._cuda = True
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(early_stop, "LaggedFlag", Flag)
+    config = SamplerConfig(generation_length=16, block_length=16, early_stop=True)
+    model, passes = ToyDenoiser(eos_bias=3.0), set()
+    model.is_split = is_split
+    for Event.late in range(4):
+        passes.add(sample(model, PROMPTS[:1], config, TOKENS, device="cpu").num_forward_passes)
+    assert min(passes) < 16, "nothing stopped early, so nothing was shown"
+    assert (len(passes) == 1) == is_split
 
 
 def test_early_stop_in_a_batch_equals_one_at_a_time():

@@ -131,6 +131,11 @@ class PassServer:
         self.network.network.prepare(max(final), self.network.device)  # one table for all sessions
         return Session(self, tuple(row_lengths), cache, passes)
 
+    @property
+    def is_split(self) -> bool:
+        """Whether several processes split passes."""
+        return self.split is not None
+
     def release(self) -> None:
         """Give the cache's memory and the graphs back."""
         self.graphs.clear()

@@ -30,10 +30,12 @@ class EarlyStop:
         is_complete: IsComplete | None,
         *,
         within_blocks: bool = True,
+        in_step: bool = False,
     ) -> None:
         """Note where the generated tokens stand: ``num_masks`` of them after each prompt.
 
-        Without ``within_blocks`` an end token counts once its block is finished.
+        Without ``within_blocks`` an end token counts once its block is finished. Processes that
+        split passes stop ``in_step``: all after the same pass.
         """
         device, num_rows = prompt_lengths_B.device, len(prompt_lengths_B)
         self._offsets_N = torch.arange(num_masks, device=device)
@@ -43,7 +45,7 @@ class EarlyStop:
         self._is_complete, self._within_blocks = is_complete, within_blocks
         #: Tokens that the caller said make each row's answer complete; all of them until it does.
         self._complete_from = [num_masks] * num_rows
-        self._flag = LaggedFlag(device)
+        self._flag = LaggedFlag(device, in_step=in_step)
         #: Rows whose answers are complete, bool [B].
         self.complete_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
@@ -89,11 +91,16 @@ class EarlyStop:
 
 
 class LaggedFlag:
-    """A device's boolean, read on the host without waiting for it."""
+    """A device's boolean, read on the host without waiting for its newest value."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Take page-locked memory on CUDA."""
+    def __init__(self, device: torch.device, *, in_step: bool = False) -> None:
+        """Take page-locked memory on CUDA.
+
+        ``in_step`` reads the value before the newest, for which it waits: which value is read does
+        not depend on the device's speed then.
+        """
         self._seen, self._cuda = False, device.type == "cuda"
+        self._in_step = in_step
         self._host = torch.zeros((), dtype=torch.bool, pin_memory=self._cuda)
         self._pending: torch.cuda.Event | None = None
 
@@ -102,6 +109,8 @@ class LaggedFlag:
         if not self._cuda:
             self._seen |= bool(flag)
             return self._seen
+        if self._pending is not None and self._in_step:
+            self._pending.synchronize()
         if self._pending is not None and self._pending.query():
             self._seen |= bool(self._host)
             self._pending = None

@@ -121,7 +121,9 @@ def sample(
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         accept=accept_independently if by_chance else config.acceptance.make(),
         progress=progress or StepListener(),
-        early_stop=_make_stop(config, layout, special_tokens, is_complete),
+        early_stop=_make_stop(
+            config, layout, special_tokens, is_complete, in_step=getattr(model, "is_split", False)
+        ),
     )
     ids_BL = lay_out_rows(prompts, max(layout.row_lengths), special_tokens.mask_token_id)
     ids_BL, passes_B = denoiser.run(ids_BL.to(device))
@@ -141,6 +143,8 @@ def _make_stop(
     layout: RowLayout,
     special_tokens: SpecialTokens,
     is_complete: IsComplete | None,
+    *,
+    in_step: bool,
 ) -> EarlyStop | None:
     """Return what ends a batch early: within blocks if so asked, after them where rows grow."""
     if not (config.early_stop or config.variable_length):
@@ -151,6 +155,7 @@ def _make_stop(
         special_tokens,
         is_complete if config.early_stop else None,
         within_blocks=config.early_stop,
+        in_step=in_step,
     )
 
 
