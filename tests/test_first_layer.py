@@ -70,6 +70,25 @@ def test_what_has_changed_elsewhere_is_attended_to_anew(calls):
     assert (37, 37) in calls
 
 
+def test_ids_that_are_written_over_are_attended_to_anew():
+    model, session = MODELS["llada"], open_session(MODELS["llada"])
+    ids = torch.tensor(prompts_of((40, 40, 40), seed=6))
+    at_the_end = torch.stack([torch.arange(length - 6, length) for length in LENGTHS])
+    check(session, model, ids, at_the_end)
+    ids[:, 3] += 1
+    check(session, model, ids, at_the_end)
+
+
+def test_no_kernel_is_chosen_for_whole_rows_that_none_attends_to(monkeypatch):
+    server = PassServer(FastNetwork(MODELS["llada"]), prefill=PrefillOptions(type="float8"))
+    chosen = []
+    monkeypatch.setattr(server, "choose_attention", lambda *sizes: chosen.append(sizes))
+    session = server.open(LENGTHS, block_length=6, cache_dtype=None, passes=3)
+    assert not chosen
+    session.full_pass(torch.tensor(prompts_of((40, 40, 40), seed=7)), block_positions(), keep=False)
+    assert chosen
+
+
 def test_passes_that_differ_take_it_whole(calls):
     ids, positions = torch.tensor(prompts_of((40, 40, 40), seed=5)), block_positions()
     model = MODELS["llada"]

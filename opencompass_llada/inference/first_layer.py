@@ -27,7 +27,7 @@ class _Row:
 
     def __init__(self, ids_L: Tensor, first: int, end: int) -> None:
         self.first, self.end = first, end
-        self.ids_S = self.staying(ids_L)
+        self.ids_S = self.staying(ids_L).clone()  # what is compared later must not change with it
         self._part: Part | None = None
 
     def staying(self, x_L: Tensor) -> Tensor:
