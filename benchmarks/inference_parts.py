@@ -49,8 +49,7 @@ def small_steps(bench: Bench) -> dict[str, Any]:
 
 def without_graphs(bench: Bench) -> dict[str, Any]:
     """Time a small pass that is launched kernel by kernel, with PyTorch's attention."""
-    server = PassServer(bench.server.network)
-    server.graphs.enabled = False
+    server = PassServer(bench.server.network, graphs=False)
     length = 256 if bench.quick else 4096
     ids = torch.tensor([bench.prompt(length) + [0] * 32], device=bench.device)
     positions = torch.arange(length, length + 32, device=bench.device)[None]

@@ -36,7 +36,9 @@ KERNELS = """
 import torch
 from tiny import tiny_model
 from opencompass_llada.inference import FastNetwork, PassServer
+from opencompass_llada.inference.triton import split_attention
 from opencompass_llada.inference.triton.elementwise import FusedElementwise
+from opencompass_llada.inference.triton.split_attention import attend_cached
 
 model = tiny_model(n_kv_heads=1, n_layers=3, d_model=64, n_heads=2)
 ids, lengths = torch.randint(0, 250, (3, 40)), (40, 23, 31)
@@ -48,11 +50,13 @@ server = PassServer(network)
 session = server.open(lengths, block_length=2, cache_dtype="bfloat16", passes=1)
 full = session.full_pass(ids, positions, keep=True)
 torch.testing.assert_close(full, expected, rtol=1e-3, atol=1e-3)
-server.graphs.enabled = True
-server.graphs.run = server.graphs.span_states
+attended = []
+split_attention.attend_cached = lambda *given: attended.append(1) or attend_cached(*given)
+server.graphs.by_kernel = True  # launched one by one, since there are no graphs
 for num_tokens, num_wanted in ((5, None), (8, 5)):
     part = session.partial_pass(ids, (13, 9, 8), num_tokens, positions, num_wanted)
     torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-3)
+assert len(attended) == 6, "the split kernel serves all layers of both passes"
 """
 
 SPLIT = """
