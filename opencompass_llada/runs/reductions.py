@@ -37,8 +37,8 @@ SETTINGS = {
         "threshold:value=0.9; approximate. Default scheduled"
     ),
     "precision": text(
-        "float8: weights and inputs of linear layers in 8 bit, of this package's diffusion "
-        "networks; approximate. Default: in dtype",
+        "float8: weights of linear layers in 8 bit, and their inputs in passes of more than 64 "
+        "tokens, of this package's diffusion networks; approximate. Default: in dtype",
         "float8",
     ),
     "prefill": text(
