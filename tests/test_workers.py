@@ -307,7 +307,11 @@ def test_an_idle_worker_works_beside_the_report(server, tmp_path):
             pass
         assert file.read_text() == worker
         assert worker != str(os.getpid())
-        told = pytest.raises(RuntimeError, match=r"see .*summary\.out")
+        told = pytest.raises(RuntimeError, match=r"failed, see .*summary\.out.* -m viz -r")
         with told, working_beside(fail, log=log):
             pass
-    assert log.read_text() == "so far\n"
+        assert log.read_text() == "so far\n"
+        assert session.workers.run(job(write_process, file, log=tmp_path / "first")) == 0
+        told = pytest.raises(RuntimeError, match=r"died \(signal 9\), see .*summary\.out")
+        with told, working_beside(die, log=log):
+            pass
