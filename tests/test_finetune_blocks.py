@@ -396,6 +396,11 @@ def test_memory_and_work_are_of_twice_the_tokens():
             {**BLOCKS, "keep_attention": True, "activation_checkpointing": True},
             ["keep_attention", "leave it out"],
         ),
+        ({**BLOCKS, "keep_projections": True}, ["keep_projections=true", "leave it out"]),
+        (
+            {**BLOCKS, "keep_mlp": 1, "keep_projections": True},
+            ["keep_projections=true, keep_mlp=1", "leave them out"],
+        ),
         (
             {
                 **{**BLOCKS, "init_from": "x", "model": {}, "vocab_size": None},

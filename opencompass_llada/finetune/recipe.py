@@ -399,10 +399,13 @@ def _check_blocks(recipe: Recipe) -> None:
                 f"recipe phases: sequence_length={length} must be a multiple of "
                 f"block_length={block}; use {max(1, length // block) * block}."
             )
-    if is_block_diffusion and recipe.keep_attention:
+    names = ("keep_attention", "keep_projections", "keep_mlp")
+    kept = [f"{name}={getattr(recipe, name)}".lower() for name in names if getattr(recipe, name)]
+    if is_block_diffusion and kept:
         raise ValueError(
-            "recipe: keep_attention=true does not work with objective='block_diffusion', whose "
-            "attention (FlexAttention) is computed again in the backward pass; leave it out."
+            f"recipe: objective='block_diffusion' does not work with {', '.join(kept)}: its "
+            "attention (FlexAttention) is computed again in the backward pass; leave "
+            f"{'it' if len(kept) == 1 else 'them'} out."
         )
 
 
