@@ -74,8 +74,22 @@ def test_the_nearest_plan_is_one_that_fits(llada_8b):
         check_plan(plan(llada_8b, *[32800] * 5, cache="float8"), 49 * 10**9)
     with pytest.raises(MemoryPlanError, match=r"type='none'.*at most 214016 tokens"):
         check_plan(plan(llada_8b, 600_000, cache="bfloat16"), 26_800_000_000)
-    with pytest.raises(MemoryPlanError, match="Not even one row"):
-        check_plan(plan(llada_8b, 600), 10**9)
+    with pytest.raises(MemoryPlanError, match="Not even one row .*; use a larger card$"):
+        check_plan(plan(llada_8b, 600), 10**9)  # each process would hold all weights
+
+
+def test_more_cards_are_named_where_they_split_what_one_cannot_hold(llada_8b, llada2_mini):
+    asked = plan(llada_8b, 600_000, cache="float8")
+    with pytest.raises(MemoryPlanError, match=r"; or sequence_parallel=4, which .* 4 GPUs\.$"):
+        check_plan(asked, H100)
+    check_plan(replace(asked, ranks=4), H100)
+    with pytest.raises(MemoryPlanError, match=r"sequence_parallel=4, which"):
+        check_plan(replace(asked, ranks=2), H100)
+    grouped = replace(llada_8b, shape=replace(llada_8b.shape, num_groups=1))
+    for size, chunk in ((grouped, None), (llada2_mini, 4096)):
+        with pytest.raises(MemoryPlanError, match="Nearest plan") as fault:
+            check_plan(replace(asked, size=size, prefix_chunk=chunk), size.weight_bytes * 3 // 2)
+        assert "sequence_parallel" not in str(fault.value)
 
 
 def test_a_smaller_chunk_is_taken_before_anything_is_refused(llada_8b):

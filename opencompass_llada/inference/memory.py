@@ -6,6 +6,7 @@ An estimate from sizes alone, which leaves out fragmentation and libraries' own 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -241,10 +242,12 @@ def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
     text = f"{plan.describe()} do not fit the {budget / 1e9:.1f} GB at hand. "
     if fitting is None:
         raise MemoryPlanError(
-            f"{text}Not even one row without cached keys and values does; use a larger card, or "
-            "more of them with sequence_parallel"
+            f"{text}Not even one row without cached keys and values does; use a larger card"
         )
-    raise MemoryPlanError(f"{text}Nearest plan that does: {_changes(plan, fitting)}.")
+    changes = _changes(plan, fitting)
+    if ranks := _fitting_ranks(plan, budget):
+        changes += f"; or sequence_parallel={ranks}, which splits it over {ranks} GPUs"
+    raise MemoryPlanError(f"{text}Nearest plan that does: {changes}.")
 
 
 def longest_row(plan: MemoryPlan, budget: int) -> int:
@@ -302,6 +305,15 @@ def _changes(asked: MemoryPlan, fitting: MemoryPlan) -> str:
     if max(fitting.row_lengths) < max(asked.row_lengths):
         changes.append(f"at most {max(fitting.row_lengths)} tokens")
     return f"{', '.join(changes)} ({fitting.peak_bytes / 1e9:.1f} GB)"
+
+
+def _fitting_ranks(plan: MemoryPlan, budget: int) -> int | None:
+    """Return the fewest further processes that fit a plan by splitting it; None where none do."""
+    if plan.prefix_chunk is not None:  # tokens do not all see each other
+        return None
+    heads = math.gcd(plan.size.shape.num_heads, plan.size.shape.num_groups)
+    more = (ranks for ranks in range(plan.ranks + 1, heads + 1) if heads % ranks == 0)
+    return next((n for n in more if _fit_chunks(replace(plan, ranks=n), budget)), None)
 
 
 def card_budget(device: torch.device) -> int | None:
