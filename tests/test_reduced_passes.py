@@ -187,9 +187,9 @@ import torch
 
 from opencompass_llada.inference.elementwise import PlainElementwise
 from opencompass_llada.inference.float8 import no_arrivals, product
-from opencompass_llada.inference.kv_cache import quantise
+from opencompass_llada.inference.kv_cache import FLOAT8, quantise
 from opencompass_llada.inference.tilings import SMALL_PRODUCT
-from opencompass_llada.inference.triton import small_products
+from opencompass_llada.inference.triton import float8, small_products
 from opencompass_llada.inference.triton.elementwise import FusedElementwise
 from opencompass_llada.networks.transformer import RMSNorm
 
@@ -218,6 +218,15 @@ for own, other in zip(*pairs):
     # The interpreter rounds to float8 otherwise than cards and PyTorch do.
     values, expected = own.values_TK.float(), other.values_TK.float()
     assert (values - expected).norm() / expected.norm() < 0.1
+
+# Heads of a very long row lie apart by more than 32 bits count; what is between is never touched.
+apart, x, scales = 2**30, torch.randn(64, 3, 16), torch.full((3,), 0.01)
+rows = torch.empty(2 * apart + 64 * 16, dtype=torch.uint8).view(FLOAT8)
+float8._heads_kernel[(1, 3)](x, scales, scales, rows, 64, x.stride(0), apart, TRANSPOSED=False,
+                             CENTRED=False, SIZE=16, BLOCK=64)
+for head in range(3):
+    values = rows[head * apart :][: 64 * 16].float().view(64, 16) * 0.01
+    assert (values - x[:, head]).norm() / x[:, head].norm() < 0.1
 """
 
 

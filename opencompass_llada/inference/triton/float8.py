@@ -57,7 +57,7 @@ def _heads_kernel(x_ptr, mean_ptr, scales_ptr, out_ptr, num_tokens, token_stride
                   TRANSPOSED: tl.constexpr, CENTRED: tl.constexpr, SIZE: tl.constexpr,
                   BLOCK: tl.constexpr):  # fmt: skip
     """Write a tile of one head's tokens as float8, [tokens, D] or transposed [D, tokens]."""
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)  # 32 heads of half a million tokens are 2^31 numbers
     tokens = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     dims = tl.arange(0, SIZE)
     keep = (tokens < num_tokens)[:, None]
