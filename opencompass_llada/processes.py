@@ -45,6 +45,12 @@ def connect(device: torch.device, **rendezvous: Any) -> dist.ProcessGroup:
     return group
 
 
+def wait_for_all() -> None:
+    """Wait until all connected processes are here; at once where none are connected."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def stop_processes() -> None:
     """Disconnect, if connected."""
     if dist.is_initialized():

@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from split_passes import CASES, run_case
+from test_durability import write_unfinished
+from test_lost_predictions import NUM_SAMPLES, make_run
 from tiny import tiny_model, write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
 from tiny_jobs import Job, prepare
 from tiny_sdar import write_tiny_sdar
 
 from opencompass_llada.inference import MemoryPlan, NetworkSize
-from opencompass_llada.runs import checks
+from opencompass_llada.runs import checks, tasks
 from opencompass_llada.runs.checks import check_options
+from opencompass_llada.runs.tasks import ShortNamedInferTask
 from opencompass_llada.wrapper import LLaDACausalLM
 
 WRAPPER = "opencompass_llada.wrapper.LLaDACausalLM"
@@ -79,6 +83,27 @@ def test_a_task_of_two_processes_writes_one_processs_answers_once(tmp_path, monk
     records = [json.loads(line) for line in (job.path / "provenance/model.jsonl").open()]
     assert [record["kind"] for record in records] == ["model", "dataset"]
     assert records[0]["sequence_parallel"] == 2
+
+
+def test_no_process_takes_up_answers_that_the_first_sets_aside(tmp_path, monkeypatch):
+    """Else the passes that they split would be those of different samples."""
+    run = make_run("niah_embedded", tmp_path)
+    (cell,) = run["datasets"]
+    task = ShortNamedInferTask(Config(dict(run, datasets=[[cell]])))
+    folder = tmp_path / "predictions" / "model"
+    folder.mkdir(parents=True)
+    earlier = write_unfinished(folder, f"tmp_{cell['abbr']}.jsonl")
+    monkeypatch.setenv("RANK", "1")  # the second; the first sets aside while this one waits
+    monkeypatch.setattr(tasks, "wait_for_all", earlier.unlink)
+    generate, asked = LLaDACausalLM.generate, []
+
+    def count(self, prompts, *arguments, **options):
+        asked.extend(prompts)
+        return generate(self, prompts, *arguments, **options)
+
+    monkeypatch.setattr(LLaDACausalLM, "generate", count)
+    task.run()
+    assert len(asked) == NUM_SAMPLES
 
 
 def test_what_cannot_be_split_is_refused_before_weights_load(tmp_path, monkeypatch):

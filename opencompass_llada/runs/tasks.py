@@ -37,6 +37,7 @@ from opencompass.utils import build_dataset_from_cfg, build_model_from_cfg
 from opencompass_llada.faults import guard
 from opencompass_llada.files import temporary_folder
 from opencompass_llada.old_names import PACKAGE, dotted_name
+from opencompass_llada.processes import wait_for_all
 from opencompass_llada.runs import machine, makers, narration
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
@@ -171,6 +172,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
         if (engine := getattr(self.model, "engine", None)) is not None:
             engine.begin_data_set()
         if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
+            self._wait_for_claim()
             super()._inference()
             return
         folder = Path(self.work_dir)
@@ -190,8 +192,14 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
                 options=self._options,
             )
             makers.claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
+        self._wait_for_claim()
         with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
             super()._inference()
+
+    def _wait_for_claim(self) -> None:
+        """Let all processes that split passes go on after the same answers of an earlier run."""
+        if is_ours(self.model_cfg):
+            wait_for_all()
 
 
 def _build_data_set(dataset_cfg: Mapping[str, Any]) -> Any:
