@@ -92,8 +92,10 @@ class PassProvider(Protocol):
     """How many positions before its token a prediction is made."""
     causal_block: int | None
     """Tokens of a block that all later blocks see; None where all tokens see each other."""
-    is_split: bool
-    """Whether several processes split its passes, each of which calls the same ones."""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether several processes split its passes, each of which calls the same ones."""
 
     def open(self, *arguments: Any, **options: Any) -> Any:
         """Begin with a batch of rows of given lengths, masks included; see inference.session."""
