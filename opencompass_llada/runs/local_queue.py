@@ -19,7 +19,7 @@ from typing import Any
 from mmengine.config import Config
 
 from opencompass_llada.runs.recorded_files import dataset_name, model_name
-from opencompass_llada.runs.workers import DEVICES_VARIABLE, Job, WorkerPool
+from opencompass_llada.runs.workers import DEVICES_VARIABLE, Job, WorkerDied, WorkerPool
 
 CellName = tuple[str, str]
 """Names of a model and a data set."""
@@ -65,7 +65,7 @@ def working_beside(work: Callable[..., None], *arguments: Any, log: Path) -> Ite
     """Call a module's function in an idle worker of the run while the block runs.
 
     Where no worker without a GPU waits, it is called here, before the block. What it writes is
-    ``log``; what it raises there is a RuntimeError after the block.
+    ``log``; what it raises there, or a worker that dies, is a RuntimeError after the block.
     """
     with local_session() as session:
         if not session.workers.has_idle(""):
@@ -83,8 +83,15 @@ def working_beside(work: Callable[..., None], *arguments: Any, log: Path) -> Ite
         with ThreadPoolExecutor(1) as thread:
             status = thread.submit(session.workers.run, job)
             yield
-        if status.result():
-            raise RuntimeError(f"what was to be done beside the report failed; see {log}")
+        try:
+            fault = "it failed" if status.result() else ""
+        except WorkerDied as death:
+            fault = str(death)
+        if fault:
+            raise RuntimeError(
+                f"the figures of summary/, drawn beside the report, are not complete: {fault}, see "
+                f"{log}. The report is whole; the same command with -m viz -r draws them again."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
