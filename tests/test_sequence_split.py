@@ -20,7 +20,7 @@ from tiny_jobs import Job, prepare
 from tiny_sdar import write_tiny_sdar
 
 from opencompass_llada.inference import MemoryPlan, NetworkSize
-from opencompass_llada.runs import checks, tasks
+from opencompass_llada.runs import checks, durability, makers, tasks
 from opencompass_llada.runs.checks import check_options
 from opencompass_llada.runs.tasks import ShortNamedInferTask
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -94,7 +94,7 @@ def test_no_process_takes_up_answers_that_the_first_sets_aside(tmp_path, monkeyp
     folder.mkdir(parents=True)
     earlier = write_unfinished(folder, f"tmp_{cell['abbr']}.jsonl")
     monkeypatch.setenv("RANK", "1")  # the second; the first sets aside while this one waits
-    monkeypatch.setattr(tasks, "wait_for_all", earlier.unlink)
+    monkeypatch.setattr(tasks, "wait_for_all", lambda: earlier.unlink(missing_ok=True))
     generate, asked = LLaDACausalLM.generate, []
 
     def count(self, prompts, *arguments, **options):
@@ -104,6 +104,22 @@ def test_no_process_takes_up_answers_that_the_first_sets_aside(tmp_path, monkeyp
     monkeypatch.setattr(LLaDACausalLM, "generate", count)
     task.run()
     assert len(asked) == NUM_SAMPLES
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_wait_where_they_read_earlier_answers(tmp_path, monkeypatch, rank):
+    """None goes on before the rest has read them: where all are there, the first removes them."""
+    prepare(monkeypatch, tmp_path)
+    job = Job(tmp_path, write_tiny_checkpoint(tmp_path / "tiny"))
+    events, claim, restore = [], makers.claim, durability._restore_answers
+    monkeypatch.setattr(tasks, "wait_for_all", lambda: events.append("wait"))
+    monkeypatch.setattr(makers, "claim", lambda *a: (events.append("claim"), claim(*a)))
+    monkeypatch.setattr(
+        durability, "_restore_answers", lambda *a: (events.append("read"), restore(*a))[1]
+    )
+    monkeypatch.setenv("RANK", rank)
+    job.run("--mode", "infer")
+    assert events == [*["claim"][int(rank) :], "wait", "read", "wait"]
 
 
 def test_what_cannot_be_split_is_refused_before_weights_load(tmp_path, monkeypatch):

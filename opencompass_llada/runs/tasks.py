@@ -27,6 +27,7 @@ from unittest import mock
 from mmengine.config import Config
 from mmengine.device import is_npu_available
 from opencompass.openicl.icl_inferencer import GenInferencer
+from opencompass.openicl.icl_inferencer.icl_base_inferencer import GenInferencerOutputHandler
 from opencompass.registry import TASKS
 from opencompass.runners.local import LocalRunner, get_command_template
 from opencompass.tasks import openicl_eval, openicl_infer
@@ -121,7 +122,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
         self.failed: list[str] = []
         loads = mock.patch.object(openicl_infer, "build_dataset_from_cfg", self._load)
         builds = mock.patch.object(openicl_infer, "build_model_from_cfg", self._build_model)
-        with whole_files(), _lengths_for_examples_alone(), loads, builds:
+        with whole_files(), self._reading_together(), _lengths_for_examples_alone(), loads, builds:
             super().run(*arguments, **options)
         if self.failed:
             raise RuntimeError(" ".join(self.failed))
@@ -172,7 +173,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
         if (engine := getattr(self.model, "engine", None)) is not None:
             engine.begin_data_set()
         if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
-            self._wait_for_claim()
+            self._wait_for_all()
             super()._inference()
             return
         folder = Path(self.work_dir)
@@ -192,14 +193,28 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
                 options=self._options,
             )
             makers.claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
-        self._wait_for_claim()
+        self._wait_for_all()  # none reads answers that are set aside
         with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
             super()._inference()
 
-    def _wait_for_claim(self) -> None:
+    def _wait_for_all(self) -> None:
         """Let all processes that split passes go on after the same answers of an earlier run."""
         if is_ours(self.model_cfg):
             wait_for_all()
+
+    def _reading_together(self) -> Any:
+        """Let them go on when all have read these answers.
+
+        Where nothing is left to answer, the first one removes them as it ends.
+        """
+        restore = GenInferencerOutputHandler.restore_from_jsonl
+
+        def restore_all(handler: Any, save_dir: str, filename: str) -> Any:
+            found = restore(handler, save_dir, filename)
+            self._wait_for_all()
+            return found
+
+        return mock.patch.object(GenInferencerOutputHandler, "restore_from_jsonl", restore_all)
 
 
 def _build_data_set(dataset_cfg: Mapping[str, Any]) -> Any:
