@@ -169,6 +169,7 @@ ENTRIES = {
 }
 SUITE_PROBES = ("changing_state", "section_lists", "linked_needles", "graph_walks", "coreference")
 SUITE_LENGTHS = (512, 1024, 2048)
+TIER_MODELS = ("tiny_llada", "tiny_llada_long", "tiny_block")
 REDUCED_LENGTHS = ("4096", "8192", "16384", "32768", "65536", "131072")
 _SUITE_MODELS = ("tiny-llada", "tiny-llada-long", "tiny-block", "tiny-ar")
 SUITE_ROWS = (
@@ -545,6 +546,49 @@ def suite_table(lengths: Sequence[int]) -> str:
     return make(["", *(suite.replace("_", " ") for suite in SUITE_PROBES)], rows)
 
 
+def tier_scores_table(model: str) -> str:
+    """Each tier's difference from the exact pass, points, with its interval, by group."""
+    groups = read_record(f"tier_fidelity_{model}.json")["scores"]
+    tiers = next(iter(groups.values()))
+    rows = []
+    for tier in tiers:
+        cells = []
+        for own in groups.values():
+            found = own[tier]
+            if tier == "exact":
+                cells.append(f"{found['score']:.1f}")
+                continue
+            span = "" if found["difference_low"] is None else (
+                f" [{found['difference_low']:.1f}, {found['difference_high']:.1f}]"
+            )  # fmt: skip
+            cells.append(f"{found['difference']:+.1f}{span}")
+        rows.append([tier, *cells])
+    named = [f"{name} (n {own['exact']['num_samples']})" for name, own in groups.items()]
+    return make(["points", *named], rows)
+
+
+def tier_layers_table() -> str:
+    """The residual stream's error behind the first and the last layer, by model, length, tier."""
+    rows = []
+    for model in TIER_MODELS:
+        for length, tiers in read_record(f"tier_fidelity_{model}.json")["layers"].items():
+            for tier, errors in tiers.items():
+                shown = (f"{100 * error:.1f} %" for error in (errors[1], errors[-1]))
+                rows.append([model.replace("_", "-"), f"{int(length):,}", tier, *shown])
+    return make(["model", "tokens", "tier", "behind the first layer", "the last but one"], rows)
+
+
+def tier_perplexity_table() -> str:
+    """What products in float8 cost in nats a token, by model and length."""
+    rows = []
+    for model in TIER_MODELS:
+        for length, own in read_record(f"tier_fidelity_{model}.json")["perplexity"].items():
+            nats = f"{own['nats']:+.4f} ({own['standard_error']:.4f})"
+            shown = (f"{own[name]:.2f}" for name in ("exact", "products"))
+            rows.append([model.replace("_", "-"), f"{int(length):,}", *shown, nats])
+    return make(["model", "tokens", "perplexity, exact", "float8 products", "nats more"], rows)
+
+
 def reduced_table() -> str:
     """Seconds of a generation by tier and prompt, and times as fast as in 16 bit."""
     tiers = ("16 bit", "float8", "float8, half of the keys", "float8, 0.3 of the keys")
@@ -704,6 +748,9 @@ TABLES: dict[str, Callable[[], str]] = {
                    ["{planned_gb:.1f}", "{peak_allocated_gb:.1f}"]),
     "library_kernels": library_table,
     "reduced_passes": reduced_table,
+    "tier_layers": tier_layers_table,
+    "tier_perplexity": tier_perplexity_table,
+    **{f"tiers_{model}": functools.partial(tier_scores_table, model) for model in TIER_MODELS},
     **{f"suites_{length}": functools.partial(suite_table, [length]) for length in SUITE_LENGTHS},
     "block_causal": block_causal_table,
     "block_causal_prefill": grid(
