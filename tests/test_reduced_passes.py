@@ -41,6 +41,7 @@ from opencompass_llada.inference.prefill import (
     attend_plainly,
     choose_tiles,
     describe,
+    prefill_bytes,
     sparse_share,
 )
 from opencompass_llada.inference.tilings import SMALL_PRODUCT
@@ -135,6 +136,9 @@ def test_where_nothing_is_left_out_all_keys_are_seen(keep, length):
     options = PrefillOptions(type="sparse", keep=keep, shortest=1)
     assert sparse_share(options, length) == (0, math.ceil(length / KEY_TILE))
     assert "0.0 %" in describe(options, length)
+    shape = tiny_model(**SIZES).config.shape
+    of_all_keys = prefill_bytes(PrefillOptions(type="float8", shortest=1), shape, [length])
+    assert prefill_bytes(options, shape, [length]) == of_all_keys > 0
 
 
 def test_the_log_says_what_is_left_out():

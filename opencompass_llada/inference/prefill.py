@@ -210,6 +210,8 @@ def prefill_bytes(
     if options.type != "sparse":
         return copies
     queries, count = sparse_share(options, length)
+    if queries == 0:  # all keys are seen
+        return copies
     num_queries, num_keys = queries // QUERY_TILE, math.ceil(length / KEY_TILE)
     lists = 4 * shape.num_heads * num_queries * count
     # Of some heads: scores in 16 bit; the largest with places in 64 bit, and once more sorted.
