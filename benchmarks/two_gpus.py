@@ -89,12 +89,12 @@ def main() -> None:
     record: dict[str, Any] = {}
     if given.gpus != [1, 2] and given.record.exists():
         record = json.loads(given.record.read_text(encoding="utf-8"))
-    record |= {**describe_run(), "cores": os.cpu_count(), "variables": VARIABLES}
+    chosen = VARIABLES | (TINY if given.tiny else {})
+    record |= {**describe_run(), "cores": os.cpu_count(), "variables": chosen}
     record.setdefault("checkpoint_seconds", round(made, 1))
     for gpus in given.gpus:
         variables = {
-            **VARIABLES,
-            **(TINY if given.tiny else {}),
+            **chosen,
             "LLADA_MODELS": str(given.folder / "checkpoint"),
             "LLADA_REPEATS": str(given.repeats),
             "LLADA_WORKERS": str(gpus),

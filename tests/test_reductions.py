@@ -72,3 +72,13 @@ def test_models_by_name_take_them_too(monkeypatch):
     monkeypatch.delenv("LLADA_CACHE")
     (config,) = list_models("tiny_llada")
     assert "cache" not in config["sampler"]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("CACHE", "prompt"), ("ACCEPTANCE", "threshold"), ("SAMPLER", "fast")]
+)
+def test_how_answers_are_made_is_refused_where_none_are(monkeypatch, name, written):
+    monkeypatch.setenv(f"LLADA_{name}", written)
+    settings = {"models": ["tiny_llada"], "scaling": ["none"], "lengths": [256]}
+    with pytest.raises(ValueError, match=f"LLADA_{name}=.*has no effect.*leave it out"):
+        plan_run("perplexity", settings, num_gpus=0, announce=False)

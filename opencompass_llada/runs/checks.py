@@ -29,7 +29,6 @@ from opencompass_llada.options import check_value, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
 from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.machine import count_gpus
-from opencompass_llada.runs.makers import SCORING
 from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = logging.getLogger(__name__)
@@ -288,7 +287,7 @@ def _check_model(
         config = read_adapted_config(path, options.mask_token_id, options.adapter, fetch=False)
         family = find_family(config, options.path, options.family)
     inferencers = [(one.get("infer_cfg") or {}).get("inferencer") or {} for one in datasets]
-    if any(recorded.type_name(kind) in SCORING for kind in inferencers):
+    if any(recorded.type_name(kind) in recorded.SCORING for kind in inferencers):
         options.refuse_scoring()
     for length in sorted(lengths):
         sampler = options.settings.for_length(length)

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 #: Tokens of a prompt that nothing states, and new ones of a model that is not ours.
 UNKNOWN_LENGTH, UNKNOWN_ANSWER = 2048, 256
-_SCORERS = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "PerplexityInferencer")
 #: Options that a question of multiple choice has, as most do.
 _OPTIONS = 4
 
@@ -217,11 +216,11 @@ def describe_work(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Work:
     kind = recorded.type_name(inferencer)
     if not recorded.is_ours(model):
         answer = int(inferencer.get("max_out_len") or model.get("max_out_len") or UNKNOWN_ANSWER)
-        scores = kind in _SCORERS
+        scores = kind in recorded.SCORING
         return Work(prompt_length=prompt) if scores else _token_by_token(prompt, answer)
     options = LLaDACausalLM.check_arguments(**recorded.model_keywords(model))
     by_token = _is_autoregressive(options)
-    if kind in _SCORERS:
+    if kind in recorded.SCORING:
         return _scoring(prompt, kind, inferencer, None if by_token else options.likelihood)
     answer = options.generation_length(inferencer.get("max_out_len") or None)
     if by_token:
@@ -248,12 +247,14 @@ def _scoring(
 ) -> Work:
     """Return the passes that score a text: one a draw, or one an option where it is exact."""
     if likelihood is None:
-        return Work(prompt_length=prompt, full_passes=1 if kind == _SCORERS[-1] else _OPTIONS)
+        return Work(
+            prompt_length=prompt, full_passes=1 if kind == "PerplexityInferencer" else _OPTIONS
+        )
     if inferencer.get("likelihood"):
         likelihood = LikelihoodOptions(**inferencer["likelihood"])
     draws = 1 if likelihood.estimator == "confidence" else likelihood.draws
     windows = (inferencer.get("window") or {}).get("windows_per_text") or 1
-    passes: float = draws * windows if kind == _SCORERS[-1] else draws * _OPTIONS
+    passes: float = draws * windows if kind == "PerplexityInferencer" else draws * _OPTIONS
     if likelihood.estimator == "longllada":  # a chunk after the other, each with all before it
         passes *= max(1, prompt // likelihood.chunk_length) / 2
     return Work(prompt_length=prompt, full_passes=passes)

@@ -24,6 +24,7 @@ from opencompass_llada.runs.hashes import find_folder, hash_rows, hash_values
 from opencompass_llada.runs.provenance import add_record
 from opencompass_llada.runs.recorded_files import (
     HOST_KEYS,
+    SCORING,
     find_answer_files,
     is_ours,
     model_keywords,
@@ -49,8 +50,6 @@ _RESOLVED = ("path", "tokenizer_path", "adapter", "settings", "placement", "batc
 _INFERENCER_HOST = ("model", "batch_size", "save_every", "max_seq_len", "max_out_len",
                     "min_out_len", "dump_res_length", "dump_only_message_path", "dump_timer",
                     "output_json_filepath", "output_json_filename")  # fmt: skip
-#: Inferencers that score texts: sampler and generation length decide nothing there.
-SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "PerplexityInferencer")
 
 #: Parts of a maker that hold options which later versions add to.
 _DEFAULTS: Mapping[str, Callable[[], Any]] = {

@@ -19,6 +19,7 @@ from opencompass_llada.benchmarks.benchmark import all_benchmarks, find_benchmar
 from opencompass_llada.benchmarks.counting import find_template, name_tokenizer
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import machine, reductions
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 from opencompass_llada.runs.reader_cells import (
@@ -165,6 +166,8 @@ def plan_run(
         return table.list_configs(models, values["scaling"], num_gpus=gpus, **{**given, **options})
 
     groups = plan.make_groups(values, table, make_models)
+    if all(_scores_texts(cell) for group in groups for cell in group["datasets"]):
+        lossy.refuse_scoring()
     for group in groups:
         for cell in group["datasets"]:
             if not cell["path"].startswith(assets.PREFIX):
@@ -440,3 +443,8 @@ def summarize_models(kind: str) -> Callable[[Settings, Run], Config]:
 def summarize_with(kind: str, **options: Any) -> Config:
     """Return OpenCompass's ``summarizer``, given the name of a class of `report.summarizers`."""
     return {"type": f"opencompass_llada.report.summarizers.{kind}", **options}
+
+
+def _scores_texts(cell: Config) -> bool:
+    """Tell whether nothing is generated for a data set."""
+    return recorded.type_name(cell["infer_cfg"]["inferencer"]) in recorded.SCORING

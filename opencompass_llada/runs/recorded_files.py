@@ -33,6 +33,9 @@ PROVENANCE = "provenance"
 #: Which part of a run's samples this process and its tasks answer: see `shards`.
 SHARD_VARIABLE = "LLADA_SHARD"
 
+#: Inferencers that score texts: sampler and generation length decide nothing there.
+SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "PerplexityInferencer")
+
 
 def list_groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
     """Yield the configs of models, and of the data sets that each of these is evaluated on."""

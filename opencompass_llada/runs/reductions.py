@@ -96,6 +96,18 @@ class Reductions:
             if own.misfits:
                 logger.warning("%s: %s", title, own.describe())
 
+    def refuse_scoring(self) -> None:
+        """Refuse what changes how answers are made, where nothing but scores of texts is."""
+        asked = {k: v for k, v in self.asked.items() if k not in presets.OF_MODEL}
+        if self.preset is not None:
+            asked["sampler"] = self.preset
+        if asked:
+            name, value = next(iter(asked.items()))
+            raise ValueError(
+                f"LLADA_{name.upper()}={value!r} has no effect here: it changes how answers are "
+                "made, and this run scores texts and makes none; leave it out"
+            )
+
     def apply(self, config: Mapping[str, Any], facts: KnownModel) -> dict[str, Any]:
         """Return a model's config with what it has a use for."""
         fitting = {k: v for k, v in self.asked.items() if not find_misfit(k, facts)}

@@ -57,6 +57,7 @@ from opencompass_llada.runs.provenance import (
     recording,
 )
 from opencompass_llada.runs.recorded_files import (
+    SCORING,
     AnswerFile,
     dataset_name,
     find_finished,
@@ -291,7 +292,7 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
         folder = Path(self.work_dir) / "predictions" / model_name(self.model_cfg)
         self._files = find_finished(folder, dataset_name(self.dataset_cfg))
         kind = (self.dataset_cfg.get("infer_cfg") or {}).get("inferencer") or {}
-        stored = type_name(kind) in ("GenInferencer", *makers.SCORING)
+        stored = type_name(kind) in ("GenInferencer", *SCORING)
         column = self.output_column if stored else None
         answers = read_cell_answers(folder, self._files, self._samples, column)
         has_texts = "prediction" in answers[0]
