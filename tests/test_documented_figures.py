@@ -1,6 +1,7 @@
 """Every marked figure and table of the docs is its record's, and records say what made them."""
 
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from conftest import REPOSITORY_ROOT
 sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
 
 import documented_figures as documented  # noqa: E402
+from documented import registry, tables  # noqa: E402
+from documented.records import look_up  # noqa: E402
 
 RECORDS = sorted(
     path
@@ -35,6 +38,47 @@ def test_every_table_is_on_a_page():
     assert sorted(match[1] for match in documented.TABLE.findall(text)) == sorted(documented.TABLES)
 
 
+def test_each_file_of_tables_makes_one():
+    files = {f"{tables.__name__}.{file.name}" for file in pkgutil.iter_modules(tables.__path__)}
+    assert files == {maker.func.__module__ for maker in registry.TABLES.values()}
+
+
+def test_a_table_is_a_decorated_function_and_a_name_is_taken_once(monkeypatch):
+    monkeypatch.setattr(registry, "TABLES", own := {})
+    monkeypatch.setattr(documented, "TABLES", own)
+
+    @registry.table("toy_short", 1)
+    @registry.table("toy_long", 2)
+    def toy(rows):
+        return "| toy |\n" * rows
+
+    page = "<!-- table: toy_{} -->\n{}<!-- end -->"
+    for name, rows in (("short", 1), ("long", 2)):
+        assert documented.rewrite(page.format(name, "")) == page.format(name, "| toy |\n" * rows)
+    with pytest.raises(ValueError, match="two tables are called 'toy_long'"):
+        registry.table("toy_long")(toy)
+    with pytest.raises(ValueError, match="'toy_shrt'. Did you mean 'toy_short'"):
+        documented.rewrite(page.format("shrt", ""))
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_stale_page_is_shown_and_only_written_when_asked(written, tmp_path, monkeypatch, capsys):
+    mark = "<!-- figure: tiny-llada.json#/seconds -->"
+    page = tmp_path / "page.md"
+    page.write_text(stale := f"It took 507 s{mark}.\n", encoding="utf-8")
+    monkeypatch.setattr(documented, "ROOT", tmp_path)
+    monkeypatch.setattr(documented, "PAGES", (page,))
+    monkeypatch.setattr(sys, "argv", ["documented_figures.py", *["--write"] * written])
+    if written:
+        documented.main()
+    else:
+        with pytest.raises(SystemExit, match="1 pages differ"):
+            documented.main()
+    right = stale.replace("507", "251")
+    assert page.read_text(encoding="utf-8") == (right if written else stale)
+    assert f"-{stale}+{right}" in capsys.readouterr().out
+
+
 def test_a_wrong_figure_is_found_and_written():
     mark = "<!-- figure: tiny-llada.json#/seconds -->"
     assert documented.rewrite(f"It took 507 s{mark}.") == f"It took 251 s{mark}."
@@ -50,7 +94,7 @@ def test_a_wrong_figure_is_found_and_written():
 )  # fmt: skip
 def test_a_reference_to_nothing_is_an_error(reference):
     with pytest.raises(ValueError, match="no"):
-        documented.look_up(reference)
+        look_up(reference)
 
 
 def made_by(value):

@@ -1,0 +1,1 @@
+"""What the docs hold of records: look-ups in records, and the tables that are made from them."""
