@@ -87,6 +87,8 @@ def make_recipe(
     length, document, changes = CASES[case]
     divisor = 256 if tiny else 1
     length = length // divisor
+    if tiny and "keep_mlp" in changes:
+        changes = {**changes, "keep_mlp": TINY["n_layers"]}
     recipe = parse_recipe(
         {
             "output_dir": "unused",

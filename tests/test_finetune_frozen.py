@@ -210,6 +210,17 @@ def test_cards_and_sizes_without_float8_are_refused_before_weights_load(
         trainer_in(tmp_path / "out", base)
 
 
+@pytest.mark.parametrize("from_checkpoint", [True, False])
+def test_more_blocks_than_there_are_are_refused_before_weights_load(
+    tmp_path, base, monkeypatch, from_checkpoint
+):
+    monkeypatch.setattr(network, "open_checkpoint", None)
+    monkeypatch.setattr(network, "LLaDAForMaskedDiffusion", None)
+    make = functools.partial(trainer_in, base=base) if from_checkpoint else small_trainer
+    with pytest.raises(ValueError, match="recipe: keep_mlp=3 .* 2 blocks.* keep_mlp=2 "):
+        make(tmp_path / "out", **KEPT, keep_mlp=3)
+
+
 def test_the_plan_counts_every_byte_of_the_weights(tmp_path, base):
     trainer = trainer_in(tmp_path / "out", base)
     plan = resources.plan_memory(trainer.recipe, trainer.shape, 1, on_cuda=False)

@@ -92,6 +92,18 @@ TRAINED: dict[str, dict[str, type[BidirectionalConfig]]] = {
 
 def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> BidirectionalConfig:
     """Return the sizes of the network, or of the autoregressive twin's LLaDA, checked."""
+    config = _read_config(recipe, tokens)
+    blocks = config.shape.num_layers
+    if recipe.keep_mlp > blocks:
+        raise ValueError(
+            f"recipe: keep_mlp={recipe.keep_mlp} must be at most the {blocks} blocks of the "
+            f"network: it says in how many of them, the last ones, the MLP's products are kept. "
+            f"Use keep_mlp={blocks} for all of them."
+        )
+    return config
+
+
+def _read_config(recipe: Recipe, tokens: TrainingTokenizer) -> BidirectionalConfig:
     if recipe.init_from is None:
         config = LLaDAConfig(
             **recipe.model,

@@ -239,7 +239,7 @@ def _plan(
         if recipe.keep_projections:  # queries, keys, values, and the state behind attention
             own = shape.sizes.query_width + 2 * kv_width + width
             kept += num_layers * tokens * unit * own
-        kept += min(recipe.keep_mlp, num_layers) * tokens * unit * 2 * inner
+        kept += recipe.keep_mlp * tokens * unit * 2 * inner
     else:
         per_token = unit * (6 * wide + 2 * kv_width + 4 * inner) + 4 * 2 * wide
         kept, block = num_layers * tokens * per_token, 0
