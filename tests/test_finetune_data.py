@@ -120,6 +120,9 @@ def test_parquet_datasets_and_plain_files(tmp_path):
     assert list(read_documents(TextSource(dataset=str(tmp_path / "saved"), num_documents=1))) == [
         Document("one two")
     ]
+    fewer = f"num_documents={len(ROWS) + 1} is more than the {len(ROWS)} documents of dataset="
+    with pytest.raises(ValueError, match=f"{fewer}.* 0 for all"):
+        list(read_documents(TextSource(dataset=saved.dataset, num_documents=len(ROWS) + 1)))
     plain = TextSource(paths=(str(tmp_path / "plain.txt"),))
     assert list(read_documents(plain)) == [Document("one\n\ntwo")]
     with pytest.raises(ValueError, match="prompt_field"):
@@ -194,6 +197,16 @@ def test_evaluation_is_logged_and_picks_the_best(tmp_path):
     within = 4 * math.hypot(last["final_perplexity_error@64"], last["perplexity_error@64"])
     assert abs(last["final_perplexity@64"] - last["perplexity@64"]) < within
     assert json.loads((final / "training.json").read_text())["history"][-1] == last
+
+
+@pytest.mark.parametrize(("num_texts", "is_told"), [(1_000_000, True), (2, False)])
+def test_fewer_places_than_texts_to_measure_are_told(tmp_path, caplog, num_texts, is_told):
+    text = {"generated_seed": 9, "num_documents": 2}
+    chosen = {"text": text, "lengths": [64], "target_tokens": 16, "num_texts": num_texts}
+    trainer = small_trainer(tmp_path / "out", phases=SHORT, evaluation=chosen)
+    places = len(trainer.data.held_out.tokens) - 64 + 1
+    told = f"num_texts={num_texts}: the held-out text has {places} places"
+    assert (told in caplog.text) is is_told
 
 
 def test_tokenizer_splits_digits_and_encodes_anything():

@@ -99,6 +99,10 @@ def test_recipes_of_suites_train_the_same_rows_from_what_earlier_recipes_leave()
         ({"last_phases": 3}, ["last_phases=3", "list"]),
         ({"lora": {"target_modules": "q_proj"}}, ["target_modules='q_proj'", "null: [q_proj]"]),
         ({"evaluation": {"retrieval_lengths": 512}}, ["retrieval_lengths=512", "list: [512]"]),
+        (
+            {"text": [{"paths": ["a.txt"], "num_documents": 3}]},
+            ["num_documents=3 has no effect with paths", "leave it out"],
+        ),
         ({"output_dir": ""}, ["output_dir=''", "must name a folder"]),
         (
             {"model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "weight_tying": 1}},
@@ -145,6 +149,14 @@ SAMPLES = {"text": [{"paths": ["a.jsonl"], "prompt_field": "question"}]}
         ({**SAMPLES, "answer_padding": {"tokens": 1, "batch_of": 2}}, "tokens and batch_of"),
         ({**SAMPLES, "answer_padding": {"tokns": 1}}, "Did you mean 'tokens'"),
         ({**SAMPLES, "answer_padding": {"to_length": 129}}, "at most sequence_length=128"),
+        (
+            {**SAMPLES, "answer_padding": {"multiple_of": 129}},
+            "multiple_of=129 must be at most sequence_length=128",
+        ),
+        (
+            {**SAMPLES, "answer_padding": {"tokens": 128}},
+            "tokens=128 must be at most 127, .*sequence_length=128",
+        ),
         ({"answer_padding": {"tokens": 1}}, "answer_padding .* no effect without a prompt_field"),
         ({"long_samples": "skip"}, "long_samples .* no effect without a prompt_field"),
         ({"strategy": "direct", "normalize_by": "sample"}, "use strategy=adaptive, or 'row'"),

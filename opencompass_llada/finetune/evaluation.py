@@ -7,6 +7,7 @@ autoregressive network with the true answer before each, for a block-causal one 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 
 from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.packing import Row, TokenizedText
-from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.recipe import Evaluation, Recipe
 from opencompass_llada.finetune.rows import TrainingData
 from opencompass_llada.likelihood import (
     CausalScorer,
@@ -34,6 +35,8 @@ from opencompass_llada.networks import BidirectionalNetwork
 from opencompass_llada.networks.attention_pattern import Blocks
 from opencompass_llada.networks.doubled import noisy_states
 from opencompass_llada.networks.transformer import take
+
+logger = logging.getLogger(__name__)
 
 _TOKENS_AT_ONCE = 65536
 
@@ -189,12 +192,30 @@ def context_windows(
     There are fewer than ``num_texts`` where the text has fewer places: a window that stood for two
     texts would have the same masks in both, and the error of one.
     """
-    longest = max(lengths)
-    if len(tokens) < longest:
+    ends = _window_ends(len(tokens), max(lengths), num_texts)
+    return {length: [tokens[end - length : end].tolist() for end in ends] for length in lengths}
+
+
+def check_windows(num_tokens: int, evaluation: Evaluation) -> None:
+    """Refuse a held-out text that is too short, and warn of one with fewer places than asked for.
+
+    ``num_tokens`` is the length of the text.
+    """
+    longest, asked = max(evaluation.lengths), evaluation.num_texts
+    number = len(_window_ends(num_tokens, longest, asked))
+    if number < asked:
+        logger.warning(
+            f"evaluation: num_texts={asked}: the held-out text has {number} places for windows of "
+            f"{longest} tokens, so that as many are measured. Give a longer text for more."
+        )
+
+
+def _window_ends(num_tokens: int, longest: int, num_texts: int) -> list[int]:
+    """Return where windows end that are spread over a text, each place once."""
+    if num_tokens < longest:
         raise ValueError(
             f"evaluation: lengths ask for {longest} tokens and the held-out text has "
-            f"{len(tokens)}; give a longer text or shorter lengths."
+            f"{num_tokens}; give a longer text or shorter lengths."
         )
-    places = (len(tokens) - longest) * np.arange(num_texts) // max(1, num_texts - 1)
-    ends = [longest + int(place) for place in np.unique(places)]
-    return {length: [tokens[end - length : end].tolist() for end in ends] for length in lengths}
+    places = (num_tokens - longest) * np.arange(num_texts) // max(1, num_texts - 1)
+    return [longest + int(place) for place in np.unique(places)]

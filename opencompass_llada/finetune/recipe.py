@@ -82,6 +82,11 @@ class TextSource:
                 f"text source: num_documents={self.num_documents} must be at least 1 with "
                 "generated_seed."
             )
+        if self.paths and self.num_documents:
+            raise ValueError(
+                f"text source: num_documents={self.num_documents} has no effect with paths, whose "
+                "files are read whole; leave it out, or name fewer files."
+            )
         if self.prompt_field is None:
             for name in ("chat", "answer_end"):
                 if getattr(self, name) is not None:
@@ -430,10 +435,16 @@ def _check_samples(recipe: Recipe) -> None:
                 "answers are masked whole; leave it out."
             )
     padding, shortest = recipe.answer_padding, min(p.sequence_length for p in recipe.phases)
-    if padding is not None and (padding.to_length or 0) > shortest:
+    for name in ("multiple_of", "to_length"):
+        if padding is not None and (getattr(padding, name) or 0) > shortest:
+            raise ValueError(
+                f"recipe: answer_padding.{name}={getattr(padding, name)} must be at most "
+                f"sequence_length={shortest}, the tokens of a row."
+            )
+    if padding is not None and (padding.tokens or 0) >= shortest:
         raise ValueError(
-            f"recipe: answer_padding.to_length={padding.to_length} must be at most "
-            f"sequence_length={shortest}, the tokens of a row."
+            f"recipe: answer_padding.tokens={padding.tokens} must be at most {shortest - 1}, since "
+            f"a row has sequence_length={shortest} tokens, one of them a sample's at least."
         )
 
 

@@ -274,7 +274,10 @@ def _dataset_rows(source: TextSource, position: Position) -> Rows:
             f"text source: dataset={source.dataset!r} holds the splits {', '.join(rows)}; name the "
             "folder of one of them."
         )
-    position.total = source.num_documents or _number_of(rows)
+    number_there = _number_of(rows)
+    if number_there is not None:
+        _check_number(source, number_there)
+    position.total = source.num_documents or number_there
     try:
         for number, row in enumerate(itertools.islice(rows, source.num_documents or None)):
             position.done += 1
@@ -284,6 +287,16 @@ def _dataset_rows(source: TextSource, position: Position) -> Rows:
             f"text source: dataset={source.dataset!r} cannot be read to its end "
             f"({_reason(error)}). Fetch it again."
         ) from error
+    _check_number(source, int(position.done))
+
+
+def _check_number(source: TextSource, number_there: int) -> None:
+    if source.num_documents > number_there:
+        raise ValueError(
+            f"text source: num_documents={source.num_documents} is more than the {number_there} "
+            f"documents of dataset={source.dataset!r} (split {source.split!r}). Use "
+            f"num_documents={number_there} or fewer, or 0 for all."
+        )
 
 
 def _number_of(rows: Any) -> int | None:

@@ -19,7 +19,7 @@ from opencompass_llada.finetune import checkpoints, parallel, saving
 from opencompass_llada.finetune.average import MovingAverage
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.corpus import read_corpus
-from opencompass_llada.finetune.evaluation import context_windows, evaluate
+from opencompass_llada.finetune.evaluation import check_windows, evaluate
 from opencompass_llada.finetune.gathering import Gathering
 from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
@@ -78,7 +78,7 @@ class Trainer(saving.RunState):
         corpus = read_corpus(self.recipe, self.tokens, gathering)
         self.data = TrainingData(self.recipe, self.tokens, corpus)
         if self.data.held_out is not None:
-            context_windows(self.data.held_out.tokens, self.recipe.evaluation.lengths, 1)
+            check_windows(len(self.data.held_out.tokens), self.recipe.evaluation)
         if self.ranks.is_main:
             made_from = saving.describe_inputs(self.recipe, self.tokens, self.data)
             if self.index.steps:
