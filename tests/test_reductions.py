@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
+from opencompass_llada.benchmarks.published.run import plan_published_suites
+from opencompass_llada.runs.evaluation import plan_leaderboard
 from opencompass_llada.runs.planning import list_models, plan_run
 from opencompass_llada.runs.reductions import parse
 
@@ -82,3 +84,46 @@ def test_how_answers_are_made_is_refused_where_none_are(monkeypatch, name, writt
     settings = {"models": ["tiny_llada"], "scaling": ["none"], "lengths": [256]}
     with pytest.raises(ValueError, match=f"LLADA_{name}=.*has no effect.*leave it out"):
         plan_run("perplexity", settings, num_gpus=0, announce=False)
+
+
+def test_prefill_is_refused_where_texts_are_scored(monkeypatch):
+    monkeypatch.setenv("LLADA_PREFILL", "float8")
+    settings = {"models": ["tiny_llada"], "scaling": ["none"], "lengths": [256]}
+    with pytest.raises(ValueError, match=r"LLADA_PREFILL=.*has no effect.*leave it out"):
+        plan_run("perplexity", settings, num_gpus=0, announce=False)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"CACHE": "prompt", "PREFILL": "float8", "PRECISION": "float8"},
+        {"SAMPLER": "fast", "PRECISION": "float8"},
+    ],
+)
+def test_a_benchmark_that_scores_runs_without_it_beside_one_that_answers(
+    monkeypatch, caplog, given
+):
+    for name, value in given.items():
+        monkeypatch.setenv(f"LLADA_{name}", value)
+    settings = {"models": ["tiny_llada"], "scaling": ["none"], "lengths": [256]}
+    run = plan_leaderboard({**settings, "benchmarks": ["niah", "ppl"], "data": "embedded"}, {})
+    answering, scoring = (group["models"][0] for group in run.combinations)
+    assert answering["sampler"]["cache"]["type"] == "prompt"
+    assert ("prefill" in answering) == ("PREFILL" in given)
+    assert answering["precision"] == scoring["precision"] == "float8"
+    assert "prefill" not in scoring
+    assert "cache" not in scoring.get("sampler", {})
+    assert f"ppl runs without {', '.join(n.lower() for n in given if n != 'PRECISION')}" in (
+        caplog.text
+    )
+    with pytest.raises(ValueError, match=r"has no effect.*leave it out"):
+        plan_leaderboard({**settings, "benchmarks": ["ppl"]}, {})
+
+
+def test_published_suites_take_them_too(monkeypatch):
+    monkeypatch.setenv("LLADA_SAMPLER", "fast")
+    monkeypatch.setenv("LLADA_PREFILL", "float8")
+    settings = {"models": ["tiny_llada"], "scaling": ["none"], "data": "embedded"}
+    run = plan_published_suites({**settings, "suites": ["babilong"]})
+    assert {model["prefill"]["type"] for model in run.models} == {"float8"}
+    assert {model["sampler"]["early_stop"] for model in run.models} == {True}

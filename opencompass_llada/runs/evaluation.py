@@ -23,6 +23,7 @@ from opencompass_llada.runs.planning import (
     list_plans,
     plan_run,
     run_tasks,
+    scores_texts,
     summarize_with,
     take_a_token_a_step,
     tell_what_differs,
@@ -128,6 +129,7 @@ def plan_leaderboard(
                 _own_settings(values, names[name], options.get(name, {})),
                 gpus,
                 announce=False,
+                board_name=name,
             )
             for name in values["benchmarks"]
         }
@@ -145,6 +147,8 @@ def plan_leaderboard(
         group, told = _plan_others(values, datasets, gpus)
         combinations.append(group)
         described = unique([*described, *told])
+    if scores_texts(combinations):
+        reductions.Reductions.read(values).refuse_scoring()
     cells = count_results(combinations)
     values.announce(f"Leaderboard: {cells} cells")
     for name, run in runs.items() if not values.values.get("robustness") else ():

@@ -127,6 +127,7 @@ def plan_run(
     *,
     announce: bool = True,
     rows: Sequence[Mapping[str, Any]] | None = None,
+    board_name: str | None = None,
 ) -> Run:
     """Work out a run of one benchmark from settings and environment variables; check its data.
 
@@ -137,6 +138,8 @@ def plan_run(
         announce: Write what was taken, and why, to standard error.
         rows: What runs, as `ModelTable.list_configs` reads it, instead of every model with every
             scaling; the models of the settings have to be theirs. The demo is then theirs, too.
+        board_name: What the benchmark is called in a run of several. It then runs without what has
+            no effect on scores, where it makes nothing else; by default that is refused.
 
     Raises:
         ValueError: For settings that do not fit, or data that is not there.
@@ -166,8 +169,12 @@ def plan_run(
         return table.list_configs(models, values["scaling"], num_gpus=gpus, **{**given, **options})
 
     groups = plan.make_groups(values, table, make_models)
-    if all(_scores_texts(cell) for group in groups for cell in group["datasets"]):
-        lossy.refuse_scoring()
+    if scores_texts(groups):
+        if board_name is None:
+            lossy.refuse_scoring()
+        else:
+            lossy = lossy.for_scores(board_name)
+            groups = plan.make_groups(values, table, make_models)
     for group in groups:
         for cell in group["datasets"]:
             if not cell["path"].startswith(assets.PREFIX):
@@ -445,6 +452,8 @@ def summarize_with(kind: str, **options: Any) -> Config:
     return {"type": f"opencompass_llada.report.summarizers.{kind}", **options}
 
 
-def _scores_texts(cell: Config) -> bool:
-    """Tell whether nothing is generated for a data set."""
-    return recorded.type_name(cell["infer_cfg"]["inferencer"]) in recorded.SCORING
+def scores_texts(groups: Sequence[Combination]) -> bool:
+    """Tell whether nothing is generated for any data set."""
+    cells = (cell for group in groups for cell in group["datasets"])
+    kinds = ((cell.get("infer_cfg") or {}).get("inferencer") or {} for cell in cells)
+    return all(recorded.type_name(kind) in recorded.SCORING for kind in kinds)

@@ -96,17 +96,27 @@ class Reductions:
             if own.misfits:
                 logger.warning("%s: %s", title, own.describe())
 
+    @property
+    def _of_answers(self) -> dict[str, Any]:
+        """What has no effect on scores of texts, whose products alone may be in float8."""
+        asked = {name: value for name, value in self.asked.items() if name != "precision"}
+        return asked if self.preset is None else {**asked, "sampler": self.preset}
+
     def refuse_scoring(self) -> None:
         """Refuse what changes how answers are made, where nothing but scores of texts is."""
-        asked = {k: v for k, v in self.asked.items() if k not in presets.OF_MODEL}
-        if self.preset is not None:
-            asked["sampler"] = self.preset
-        if asked:
-            name, value = next(iter(asked.items()))
+        for name, value in self._of_answers.items():
             raise ValueError(
                 f"LLADA_{name.upper()}={value!r} has no effect here: it changes how answers are "
                 "made, and this run scores texts and makes none; leave it out"
             )
+
+    def for_scores(self, benchmark: str) -> Reductions:
+        """Return what has an effect on scores of texts; tell what a benchmark runs without."""
+        if left_out := self._of_answers:
+            what = "%s runs without %s: it scores texts and makes no answers"
+            logger.warning(what, benchmark, ", ".join(left_out))
+        asked = {**presets.PRESETS.get(self.preset or "", {}), **self.asked}
+        return Reductions(asked={k: v for k, v in asked.items() if k == "precision"})
 
     def apply(self, config: Mapping[str, Any], facts: KnownModel) -> dict[str, Any]:
         """Return a model's config with what it has a use for."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from opencompass_llada.benchmarks.published.suite import list_suites
+from opencompass_llada.runs import reductions
 from opencompass_llada.runs.evaluation import plan_leaderboard
 from opencompass_llada.runs.planning import Run, find_plan
 from opencompass_llada.runs.settings import (
@@ -26,7 +27,7 @@ from opencompass_llada.runs.settings import (
 OTHERS = ("longbench_v2",)
 #: What `plan_leaderboard` reads for all benchmarks; all other settings are options of each.
 _OF_ALL = ("models", "scaling", "lengths", "data", "prompt", "workers", "gpus", "dtype",
-           *READ_BY)  # fmt: skip
+           *READ_BY, *reductions.SETTINGS)  # fmt: skip
 
 
 def plan_published_suites(settings: Mapping[str, Any]) -> Run:
@@ -73,4 +74,5 @@ def list_settings() -> dict[str, Setting]:
         **WORKERS,
         **READ_BY,
         **TRAILING,
+        **reductions.SETTINGS,
     }
