@@ -255,7 +255,7 @@ def test_a_card_computes_what_the_plain_form_does(is_compiled):
     x, gradient = (torch.randn(4, 100, n).to(torch.bfloat16) for n in (256, 512))
     found = []
     for device in ("cpu", "cuda"):
-        layer, own = layer.to(device), x.to(device).requires_grad_(True)
+        layer, own = layer.to(device), x.to(device, copy=True).requires_grad_(True)
         run = torch.compile(layer) if is_compiled and device == "cuda" else layer
         out = run(own)
         out.backward(gradient.to(device))
