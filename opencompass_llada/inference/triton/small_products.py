@@ -1,9 +1,11 @@
 """Runs a Triton kernel for products of few tokens with float8 weights, which reading these bounds.
 
-Weights are widened to the inputs' dtype in registers, and sums are float32. Few channels are split
-along the inputs, too, so that all of the card reads; the program of a tile that ends last adds the
-parts, always in the same order. No tiling changes the order of a sum, so that the same card gives
-the same numbers in every run.
+Weights are widened to the inputs' dtype in registers, and sums are float32. What is computed is the
+transposed product, whose left factor the weights are: Hopper's warp group products take that one
+from registers, and hold all tokens at once. Few channels are split along the inputs, too, so that
+all of the card reads; the program of a tile that ends last adds the parts, always in the same
+order. No tiling changes the order of a sum, so that the same card gives the same numbers in every
+run.
 Shape suffixes: T tokens, K input channels, N output channels, I tiles of output channels.
 """
 
@@ -20,43 +22,11 @@ from opencompass_llada.inference.tilings import CHANNEL_TILE, SMALL_PRODUCT
 _INPUT_TILE = 256
 """Splits of the inputs are multiples of this, and so of every tile."""
 
-#: Output channels and inputs of a tile, warps and stages. The fewer warps share channels, the less
-#: often inputs are read from shared memory.
+#: Output channels and inputs of a tile, warps and stages: the fastest of a sweep on an H200.
 _TILINGS = (
-    *((64, 128, 2, 4), (64, 256, 2, 4), (128, 128, 2, 4)),
-    *((128, 128, 4, 4), (128, 256, 4, 3), (256, 128, 4, 4)),
+    *((64, 128, 4, 4), (64, 128, 4, 6), (64, 256, 4, 4)),
+    *((128, 64, 4, 6), (128, 128, 4, 3), (128, 128, 8, 4)),
 )
-
-
-@triton.jit
-def _finish(
-    total, out_ptr, bias_ptr, scales, tokens, channels, num_tokens, num_channels,
-    HAS_BIAS: tl.constexpr,
-):  # fmt: skip
-    """Scale and round a tile of sums, then add the bias."""
-    kind = out_ptr.dtype.element_ty
-    inside = channels < num_channels
-    out = (total * scales[None, :]).to(kind)
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + channels, mask=inside, other=0.0)
-        out = (out.to(tl.float32) + bias.to(tl.float32)[None, :]).to(kind)
-    places = tokens.to(tl.int64)[:, None] * num_channels + channels[None, :]
-    tl.store(out_ptr + places, out, mask=(tokens < num_tokens)[:, None] & inside[None, :])
-
-
-@triton.jit
-def _sum_parts(
-    parts_ptr, tokens, channels, num_tokens, num_channels, SPLITS: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Add what the splits of a tile wrote, first to last."""
-    places = tokens.to(tl.int64)[:, None] * num_channels + channels[None, :]
-    keep = (tokens < num_tokens)[:, None] & (channels < num_channels)[None, :]
-    total = tl.zeros([BLOCK_T, BLOCK_N], tl.float32)
-    for split in tl.static_range(SPLITS):
-        part_ptr = parts_ptr + split * num_tokens.to(tl.int64) * num_channels
-        total += tl.load(part_ptr + places, mask=keep, other=0.0, cache_modifier=".cg")
-    return total
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -76,29 +46,22 @@ def multiply_kernel(
     SPLITS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     WHOLE: tl.constexpr,
-    HALVES: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Multiply all tokens, at most as many as one or two tiles hold, with a tile of channels.
-
-    Two tiles of tokens share what is read of the weights; one of 64 rows would be given to
-    Hopper's larger products, whose weights cannot come from registers.
-    """
+    """Multiply a tile of channels with all tokens, at most as many as a tile holds."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
     channels = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     tokens = tl.arange(0, BLOCK_T)
     inputs = tl.arange(0, BLOCK_K)
     rows = (channels % num_channels).to(tl.int64)
-    w_place = weight_ptr + rows[None, :] * num_inputs + inputs[:, None]
+    w_place = weight_ptr + rows[:, None] * num_inputs + inputs[None, :]
     x_place = x_ptr + (tokens % num_tokens)[:, None] * x_stride + inputs[None, :]
-    more_place = x_ptr + ((BLOCK_T + tokens) % num_tokens)[:, None] * x_stride + inputs[None, :]
     first = split * num_inputs_of_split
     end = tl.minimum(first + num_inputs_of_split, num_inputs)
-    total = tl.zeros([BLOCK_T, BLOCK_N], tl.float32)
-    more = tl.zeros([BLOCK_T, BLOCK_N], tl.float32)
+    total = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     for place in range(first, end, BLOCK_K):
         if WHOLE:
             x = tl.load(x_place + place)
@@ -106,46 +69,32 @@ def multiply_kernel(
         else:
             inside = place + inputs < num_inputs
             x = tl.load(x_place + place, mask=inside[None, :], other=0.0)
-            w = tl.load(w_place + place, mask=inside[:, None], other=0.0)
+            w = tl.load(w_place + place, mask=inside[None, :], other=0.0)
         # By float32, since Hopper's own conversion from float16 to bfloat16 is slow.
         w = w.to(tl.float32).to(x.dtype)
-        total = tl.dot(x, w, total, input_precision="ieee")
-        if HALVES == 2:
-            if WHOLE:
-                x = tl.load(more_place + place)
-            else:
-                x = tl.load(more_place + place, mask=inside[None, :], other=0.0)
-            more = tl.dot(x, w, more, input_precision="ieee")
-    scales = tl.load(scales_ptr + channels, mask=channels < num_channels, other=0.0)
-    if SPLITS == 1:
-        _finish(total, out_ptr, bias_ptr, scales, tokens, channels, num_tokens, num_channels,
-                HAS_BIAS)  # fmt: skip
-        if HALVES == 2:
-            _finish(more, out_ptr, bias_ptr, scales, BLOCK_T + tokens, channels, num_tokens,
-                    num_channels, HAS_BIAS)  # fmt: skip
-    else:
-        inside = channels < num_channels
-        part_ptr = parts_ptr + split * num_tokens.to(tl.int64) * num_channels
-        places = tokens.to(tl.int64)[:, None] * num_channels + channels[None, :]
-        tl.store(part_ptr + places, total, mask=(tokens < num_tokens)[:, None] & inside[None, :])
-        if HALVES == 2:
-            later = BLOCK_T + tokens
-            places = later.to(tl.int64)[:, None] * num_channels + channels[None, :]
-            tl.store(part_ptr + places, more, mask=(later < num_tokens)[:, None] & inside[None, :])
+        total = tl.dot(w, tl.trans(x), total, input_precision="ieee")
+    places = tokens[None, :] * num_channels + channels[:, None]
+    keep = (tokens < num_tokens)[None, :] & (channels < num_channels)[:, None]
+    ends = True
+    if SPLITS > 1:
+        size = num_tokens.to(tl.int64) * num_channels
+        tl.store(parts_ptr + split * size + places, total, mask=keep)
         tl.debug_barrier()  # all threads have written before one says so
-        arrived = tl.atomic_add(arrivals_ptr + tile, 1, sem="acq_rel")
-        if arrived == SPLITS - 1:
-            total = _sum_parts(parts_ptr, tokens, channels, num_tokens, num_channels, SPLITS,
-                               BLOCK_T, BLOCK_N)  # fmt: skip
-            _finish(total, out_ptr, bias_ptr, scales, tokens, channels, num_tokens, num_channels,
-                    HAS_BIAS)  # fmt: skip
-            if HALVES == 2:
-                later = BLOCK_T + tokens
-                more = _sum_parts(parts_ptr, later, channels, num_tokens, num_channels, SPLITS,
-                                  BLOCK_T, BLOCK_N)  # fmt: skip
-                _finish(more, out_ptr, bias_ptr, scales, later, channels, num_tokens,
-                        num_channels, HAS_BIAS)  # fmt: skip
+        ends = tl.atomic_add(arrivals_ptr + tile, 1, sem="acq_rel") == SPLITS - 1
+    if ends:
+        if SPLITS > 1:
+            total = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
+            for part in range(SPLITS):
+                part_ptr = parts_ptr + part * size
+                total += tl.load(part_ptr + places, mask=keep, other=0.0, cache_modifier=".cg")
             tl.store(arrivals_ptr + tile, 0)
+        kind = out_ptr.dtype.element_ty
+        scales = tl.load(scales_ptr + channels, mask=channels < num_channels, other=0.0)
+        out = (total * scales[:, None]).to(kind)
+        if HAS_BIAS:
+            bias = tl.load(bias_ptr + channels, mask=channels < num_channels, other=0.0)
+            out = (out.to(tl.float32) + bias.to(tl.float32)[:, None]).to(kind)
+        tl.store(out_ptr + places, out, mask=keep)
 
 
 _tuned_kernel = triton.autotune(
@@ -153,7 +102,7 @@ _tuned_kernel = triton.autotune(
         triton.Config({"BLOCK_N": channels, "BLOCK_K": inputs}, num_warps=warps, num_stages=stages)
         for channels, inputs, warps, stages in _TILINGS
     ],
-    key=["num_channels", "num_inputs", "BLOCK_T", "HALVES", "SPLITS"],
+    key=["num_channels", "num_inputs", "BLOCK_T", "SPLITS"],
     do_bench=lambda call, quantiles: do_bench(call, warmup=5, rep=20, quantiles=quantiles),
 )(multiply_kernel)
 
@@ -206,8 +155,7 @@ def multiply_few(
         SPLITS=splits,
         HAS_BIAS=bias_N is not None,
         WHOLE=num_inputs % _INPUT_TILE == 0,
-        HALVES=2 if num_tokens > 32 else 1,
-        BLOCK_T=16 if num_tokens <= 16 else 32,
+        BLOCK_T=max(16, triton.next_power_of_2(num_tokens)),
         **options,
     )
     return out_TN
