@@ -4,8 +4,9 @@
     python benchmarks/reduced_passes.py --quick    # tiny shapes on any machine, a few seconds
 
 LLaDA-8B's shape with random weights, batch 1, 32 tokens in 32 steps with the prompt's keys and
-values kept; random weights prove time, not fidelity. Tiers are measured one after another on one
-card: 16 bit, attention in float8, products in float8 too, and a part of the keys. Products are also
+values kept, and 256 tokens after 3,840 in blocks of 32 with those of later blocks kept, too; random
+weights prove time, not fidelity. Tiers are measured one after another on one card: 16 bit,
+attention in float8, products in float8 too, and a part of the keys. Products are also
 timed alone; those of few tokens, which read the weights, in a graph over more of these than a card
 caches. Attention is by `float8_attention.py`. Fidelity on trained models is
 `opencompass-llada fidelity`'s.
@@ -40,6 +41,8 @@ from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 NEW_TOKENS = 32
+#: Tokens of the prompt and the answer that is made in blocks, and where it is tiny.
+BLOCKS, QUICK_BLOCKS = (3840, 256), (96, 64)
 #: By name: the precision of the products, and how full passes attend.
 TIERS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "16 bit": (None, {}),
@@ -148,14 +151,21 @@ class Bench(RecordedParts):
             quantise_network(self.model)
         options = PrefillOptions(**prefill)
         server = PassServer(FastNetwork(self.model), prefill=options)
-        found = {str(length): self._time(server, length) for length in lengths}
+        found = {}
+        for length in lengths:
+            cache = CacheOptions(type="prompt", dtype="float8" if length > 65536 else "bfloat16")
+            found[str(length)] = self._time(server, length, NEW_TOKENS, cache)
+        if options.type != "sparse":  # few tokens: all keys are seen
+            prompt, answer = QUICK_BLOCKS if self.quick else BLOCKS
+            found[f"{prompt}+{answer}"] = self._time(server, prompt, answer, CacheOptions(type="dual"))
         server.release()
         return found
 
-    def _time(self, server: PassServer, length: int) -> dict[str, Any]:
-        cache = CacheOptions(type="prompt", dtype="float8" if length > 65536 else "bfloat16")
+    def _time(
+        self, server: PassServer, length: int, answer: int, cache: CacheOptions
+    ) -> dict[str, Any]:
         config = SamplerConfig(
-            generation_length=NEW_TOKENS, block_length=NEW_TOKENS, num_steps=NEW_TOKENS, cache=cache
+            generation_length=answer, block_length=NEW_TOKENS, num_steps=answer, cache=cache
         )
         generator = torch.Generator().manual_seed(length)
         top = min(self.model.config.vocab_size, self.tokens.eos_token_id)
