@@ -122,6 +122,31 @@ def test_tiles_that_matter_and_those_at_fixed_places_are_chosen():
         assert always <= set(own), place
 
 
+@pytest.mark.parametrize("tail", [1, 63, 64, 65, 100, 127, 128])
+def test_all_queries_see_the_keys_of_the_tail_however_it_lies_in_the_tiles(tail):
+    options = PrefillOptions(type="sparse", keep=0.01, dense_tail=tail, near=0, shortest=1)
+    for length in range(20 * KEY_TILE, 21 * KEY_TILE, 9):
+        q, k, _ = heads(1, 1, 1, length=length)
+        queries, count = sparse_share(options, length)
+        assert 0 < queries <= length - tail
+        assert length - tail - queries < QUERY_TILE
+        last = set(range((length - tail) // KEY_TILE, math.ceil(length / KEY_TILE)))
+        for seen in choose_tiles(q[:queries], k, count, options)[0].tolist():
+            assert last <= set(seen), (length, seen)
+
+
+def test_a_mean_that_all_keys_share_does_not_change_which_tiles_are_chosen():
+    """As biases of keys are, which in 16 bit are larger than what tells tiles apart."""
+    q, k, _ = heads(2, 1, 1, length=40 * KEY_TILE)
+    q, k = q.bfloat16() + 1.0, (k * 8).round() / 8  # adding the mean rounds nothing
+    options = PrefillOptions(type="sparse", keep=0.3, dense_tail=64, near=1, shortest=1)
+    queries, count = sparse_share(options, len(q))
+    expected = choose_tiles(q[:queries].float(), k, count, options).flatten(0, 1)
+    moved = choose_tiles(q[:queries], (k + 8.0).bfloat16(), count, options).flatten(0, 1)
+    pairs = zip(moved.tolist(), expected.tolist(), strict=True)
+    assert sum(len({*own} & {*other}) for own, other in pairs) > 0.99 * expected.numel()
+
+
 def test_tiles_are_the_same_whether_all_heads_are_chosen_for_at_once_or_some(monkeypatch):
     q, k, _ = heads(6, 2, 2)
     queries, count = sparse_share(SPARSE, 1000)

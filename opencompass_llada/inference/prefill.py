@@ -78,8 +78,13 @@ def sparse_share(options: PrefillOptions, length: int) -> tuple[int, int]:
 def _num_forced(options: PrefillOptions) -> int:
     """Return the most tiles that any tile of queries always sees."""
     assert options.near is not None, options
+    return 1 + QUERY_TILE // KEY_TILE + 2 * options.near + _num_last(options)
+
+
+def _num_last(options: PrefillOptions) -> int:
+    """Return the most tiles that the tail's keys lie in; the last one may hold a single key."""
     assert options.dense_tail is not None, options
-    return 1 + QUERY_TILE // KEY_TILE + 2 * options.near + options.dense_tail // KEY_TILE + 1
+    return math.ceil((options.dense_tail - 1) / KEY_TILE) + 1
 
 
 def choose_tiles(q_THD: Tensor, k_SGD: Tensor, count: int, options: PrefillOptions) -> Tensor:
@@ -90,7 +95,9 @@ def choose_tiles(q_THD: Tensor, k_SGD: Tensor, count: int, options: PrefillOptio
     """
     num_heads, num_groups = q_THD.shape[1], k_SGD.shape[1]
     mean_q_HID = q_THD.unflatten(0, (-1, QUERY_TILE)).mean(1, dtype=torch.float32).transpose(0, 1)
-    mean_k_GJD = _tile_means(k_SGD).transpose(0, 1)
+    # What all keys share moves a query's scores alike; in 16 bit it would hide what tells them apart.
+    mean_k_JGD = _tile_means(k_SGD)
+    mean_k_GJD = (mean_k_JGD - mean_k_JGD.mean(0)).transpose(0, 1)
     mean_k_HJD = mean_k_GJD.repeat_interleave(num_heads // num_groups, dim=0)
     num_query_tiles, num_key_tiles = mean_q_HID.shape[1], mean_k_HJD.shape[1]
     forced_IJ = _forced(num_query_tiles, num_key_tiles, options, q_THD.device)
@@ -122,13 +129,11 @@ def _forced(
 ) -> Tensor:
     """Return which key tiles a tile of queries always sees, bool [I, J]."""
     assert options.near is not None, options
-    assert options.dense_tail is not None, options
     keys_J = torch.arange(num_key_tiles, device=device)[None]
     each = QUERY_TILE // KEY_TILE
     first_I = torch.arange(num_query_tiles, device=device)[:, None] * each
     near_IJ = (keys_J >= first_I - options.near) & (keys_J < first_I + each + options.near)
-    tail = options.dense_tail // KEY_TILE + 1
-    return near_IJ | (keys_J == 0) | (keys_J >= num_key_tiles - tail)
+    return near_IJ | (keys_J == 0) | (keys_J >= num_key_tiles - _num_last(options))
 
 
 def attend_float8(
