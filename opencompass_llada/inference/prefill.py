@@ -95,7 +95,7 @@ def choose_tiles(q_THD: Tensor, k_SGD: Tensor, count: int, options: PrefillOptio
     """
     num_heads, num_groups = q_THD.shape[1], k_SGD.shape[1]
     mean_q_HID = q_THD.unflatten(0, (-1, QUERY_TILE)).mean(1, dtype=torch.float32).transpose(0, 1)
-    # What all keys share moves a query's scores alike; in 16 bit it would hide what tells them apart.
+    # What all keys share moves a query's scores alike, and in 16 bit hides what tells them apart.
     mean_k_JGD = _tile_means(k_SGD)
     mean_k_GJD = (mean_k_JGD - mean_k_JGD.mean(0)).transpose(0, 1)
     mean_k_HJD = mean_k_GJD.repeat_interleave(num_heads // num_groups, dim=0)
