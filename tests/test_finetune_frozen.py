@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
+import re
 
 import pytest
 import torch
@@ -14,8 +16,10 @@ from tiny import tiny_config, write_tiny_checkpoint
 
 from opencompass_llada.finetune import network, resources
 from opencompass_llada.finetune.frozen import FrozenLinear, frozen_layers, input_gradient
+from opencompass_llada.finetune.recipe import Lora
 from opencompass_llada.inference import float8
 from opencompass_llada.inference.kv_cache import dequantise, quantise
+from opencompass_llada.networks import LLaDAConfig
 
 pytest.importorskip("peft")
 
@@ -242,6 +246,96 @@ def test_the_plan_of_what_is_kept():
     width, inner = shape.sizes.width, shape.sizes.mlp_width
     assert plans[1] - plans[0] == shape.sizes.num_layers * 1024 * 2 * 4 * width
     assert plans[2] - plans[1] == 1024 * 2 * 2 * inner
+
+
+LLADA_8B = resources.NetworkShape(
+    LLaDAConfig(
+        **{"d_model": 4096, "n_heads": 32, "n_layers": 32, "mlp_hidden_size": 12288},
+        **{"vocab_size": 126464, "mask_token_id": 0, "eos_token_id": 0},
+    ).shape,
+    adapter_rank=64,
+)
+LONG = {
+    **{"init_from": "x", "lora": {"rank": 64}, "loss_chunk": 4096, "mlp_tile": None},
+    "phases": [{"sequence_length": 32768, "num_steps": 1, "rows_per_step": 1}],
+}
+
+
+def refusal(available, world_size=1, more=None, **changes):
+    """Return what a plan that needs more than so many GB is refused with, and the recipe."""
+    recipe = small_recipe(LONGER, **{**LONG, **changes})
+    with pytest.raises(ValueError, match="The step needs") as error:
+        resources.check_memory(
+            recipe, LLADA_8B, world_size, available * 1e9, on_cuda=True, **(more or {})
+        )
+    return str(error.value), recipe
+
+
+def needed(recipe, world_size=1, **changes):
+    changed = dataclasses.replace(recipe, **changes)
+    return resources.plan_memory(changed, LLADA_8B, world_size, on_cuda=True).total / 1e9
+
+
+def test_a_plan_with_what_is_kept_says_what_less_of_it_saves():
+    """As many blocks as fit stay kept; what saves nothing is not named."""
+    text, recipe = refusal(100, lora=FLOAT8, **KEPT, keep_mlp=32)
+    number = int(re.search(r"that fit: keep_mlp=(\d+) \(", text)[1])
+    assert 0 < number < 32
+    assert needed(recipe, keep_mlp=number) <= 100 < needed(recipe, keep_mlp=number + 1)
+    saved = needed(recipe) - needed(recipe, keep_mlp=number)
+    assert f"({needed(recipe, keep_mlp=number):.1f} GB; keep_mlp saves {saved:.1f} GB)" in text
+    assert "frozen_precision" not in text, "it has it"
+    text, recipe = refusal(60, lora=FLOAT8, **KEPT, keep_mlp=32)
+    fewer = {"keep_mlp": 0, "keep_projections": False}
+    assert f"keep_mlp=0 keep_projections=false ({needed(recipe, **fewer):.1f} GB; " in text
+    saved = needed(recipe, keep_mlp=0) - needed(recipe, **fewer)
+    assert f", keep_projections {saved:.1f} GB)" in text
+
+
+def test_a_plan_under_adapters_says_what_float8_saves():
+    float8 = {"lora": Lora(rank=64, frozen_precision="float8")}
+    text, recipe = refusal(45, **KEPT)
+    saved = needed(recipe) - needed(recipe, **float8)
+    assert saved > 6
+    assert "Nearest settings that fit: " in text
+    assert f"lora.frozen_precision=float8 would save {saved:.1f} GB" in text
+    assert "rounds" in text
+    assert "output_dir" in text
+    enough = needed(recipe, **float8)
+    text, _ = refusal(enough + 0.1, **KEPT)
+    assert f"lora.frozen_precision=float8 alone fits, too ({enough:.1f} GB" in text
+
+
+def test_where_only_float8_makes_it_fit_it_is_the_remedy():
+    text, recipe = refusal(22)
+    least = {"activation_checkpointing": True, "mlp_tile": 4096, "offload_checkpoints": True}
+    float8 = {"lora": Lora(rank=64, frozen_precision="float8")}
+    assert needed(recipe, **least, **float8) < 22 < needed(recipe, **least)
+    total = needed(recipe, **least, **float8)
+    assert f"use lora.frozen_precision=float8 ({total:.1f} GB with all of these" in text
+    assert "use lora, " not in text, "it has adapters"
+    assert text.count("parameter_dtype=bfloat16") == 1
+    assert "keep_mlp" not in text, "nothing is kept"
+
+
+@pytest.mark.parametrize(
+    ("case", "more", "changes"),
+    [
+        ("no adapters", {}, {"lora": None}),
+        ("from scratch", {}, {"init_from": None}),
+        ("no card of it", {"takes_float8": False}, {}),
+        ("whole on each of many", {"world_size": 8}, {}),
+    ],
+)
+def test_float8_is_not_named_where_it_is_no_help(case, more, changes):
+    more = {**more}
+    if case == "from scratch":
+        changes = {**changes, "vocab_size": 400, "model": RECIPE["model"]}
+        changes["lora"] = {"rank": 64, "save": "merged"}
+    world_size = more.pop("world_size", 1)
+    text, _ = refusal(8, world_size, more, **changes)
+    assert "frozen_precision" not in text
+    assert ("use lora, " in text) is (case == "no adapters")
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,6 +27,7 @@ from opencompass_llada.finetune.offload import host_bytes
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import LARGEST_BETA_IN_8_BIT, Lora, Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
+from opencompass_llada.inference.float8 import check_float8
 from opencompass_llada.networks.config import NetworkDimensions
 
 logger = logging.getLogger(__name__)
@@ -313,12 +314,50 @@ def plan_host_memory(recipe: Recipe, shape: NetworkShape, world_size: int, *, on
 
 
 def check_memory(
-    recipe: Recipe, shape: NetworkShape, world_size: int, available: float, *, on_cuda: bool
+    recipe: Recipe,
+    shape: NetworkShape,
+    world_size: int,
+    available: float,
+    *,
+    on_cuda: bool,
+    takes_float8: bool = True,
 ) -> StepMemory:
-    """Return the plan of a step that fits a device's bytes; an error names settings that do."""
+    """Return the plan of a step that fits a device's bytes; an error names settings that do.
+
+    ``takes_float8`` says whether device and sizes have float8 products, which are then named, too.
+    """
     plan = plan_memory(recipe, shape, world_size, on_cuda=on_cuda)
     if plan.total <= available:
         return plan
+
+    def total(**changes: Any) -> float:
+        changed = dataclasses.replace(recipe, **changes)
+        return plan_memory(changed, shape, world_size, on_cuda=on_cuda).total
+
+    changes, fits = _settings_that_fit(recipe, total, available, on_cuda)
+    lora = recipe.lora
+    if takes_float8 and lora is not None and recipe.init_from is not None:
+        lora = dataclasses.replace(lora, frozen_precision="float8")
+    if total(lora=lora) >= plan.total:  # it is the same, or whole on each of many devices
+        lora = recipe.lora
+    if fits:
+        remedy = _describe_settings(total, changes) + _describe_float8(total, lora, available)
+    else:
+        remedy = _describe_last_resorts(recipe, total, changes, lora, world_size, on_cuda)
+    raise ValueError(
+        f"The step needs {plan.describe()}, more than the {available / GB:.1f} GB of a device. "
+        f"{remedy}"
+    )
+
+
+#: Returns the bytes of a step with some keys of the recipe changed.
+_Total = Callable[..., float]
+
+
+def _settings_that_fit(
+    recipe: Recipe, total: _Total, available: float, on_cuda: bool
+) -> tuple[dict[str, Any], bool]:
+    """Return changes of the recipe that change no result, and whether they make a step fit."""
     changes: dict[str, Any] = {}
     for name, value, helps in (  # those that cost the least time first
         ("loss_chunk", 4096, recipe.loss_chunk > 4096),
@@ -334,36 +373,79 @@ def check_memory(
         if not helps:
             continue
         changes[name] = value
-        changed = dataclasses.replace(recipe, **changes)
-        nearest = plan_memory(changed, shape, world_size, on_cuda=on_cuda)
-        if nearest.total <= available:
-            settings = " ".join(f"{name}={value}".lower() for name, value in changes.items())
-            remedy = f"Nearest settings that fit: {settings} ({nearest.total / GB:.1f} GB)."
-            break
-    else:
-        offloads = ", offload_average, offload_checkpoints" if on_cuda else ""
-        remedy = (
-            "No setting of loss_chunk, micro_rows, activation_checkpointing, "
-            f"mlp_tile{offloads}, keep_mlp, keep_projections and keep_attention makes it fit: use "
-            "lora, "
-            f"{_smallest(dataclasses.replace(recipe, **changes), shape, world_size, on_cuda)}"
-            f"more devices (now {world_size}; sequence_parallel shares rows) or shorter rows."
+        if total(**changes) > available:
+            continue
+        if name == "keep_mlp":  # in as many blocks as there is room for
+            while total(**changes | {name: changes[name] + 1}) <= available:
+                changes[name] += 1
+        return _with_effect(total, changes), True
+    return _with_effect(total, changes), False
+
+
+def _with_effect(total: _Total, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return changes without those that save nothing."""
+    for name in [*changes]:
+        fewer = {other: value for other, value in changes.items() if other != name}
+        with suppress(ValueError):  # one that another needs
+            if total(**fewer) == total(**changes):
+                changes = fewer
+    return changes
+
+
+def _describe_settings(total: _Total, changes: Mapping[str, Any]) -> str:
+    savings: list[str] = []
+    before, done = total(), dict[str, Any]()
+    for name, value in changes.items():
+        done[name] = value
+        savings.append(
+            f"{name} {'' if savings else 'saves '}{(before - total(**done)) / GB:.1f} GB"
         )
-    raise ValueError(
-        f"The step needs {plan.describe()}, more than the {available / GB:.1f} GB of a device. "
-        f"{remedy}"
+        before = total(**done)
+    settings = " ".join(f"{name}={value}".lower() for name, value in changes.items())
+    return f"Nearest settings that fit: {settings} ({before / GB:.1f} GB; {', '.join(savings)})."
+
+
+def _describe_float8(total: _Total, lora: Lora | None, available: float) -> str:
+    """Name float8 weights under adapters, if ``lora`` has them, beside settings that fit."""
+    needed, saved = total(lora=lora), total() - total(lora=lora)
+    if not saved:
+        return ""
+    what = f"would save {saved / GB:.1f} GB: it"
+    if needed <= available:
+        what = f"alone fits, too ({needed / GB:.1f} GB): it"
+    return (
+        f" lora.frozen_precision=float8 {what} rounds the frozen weights, and takes a new "
+        "output_dir where the run has begun."
     )
 
 
-def _smallest(recipe: Recipe, shape: NetworkShape, world_size: int, on_cuda: bool) -> str:
-    """Name the smallest weights and moments, where they are others, with what they then need."""
+def _describe_last_resorts(
+    recipe: Recipe,
+    total: _Total,
+    changes: Mapping[str, Any],
+    lora: Lora | None,
+    world_size: int,
+    on_cuda: bool,
+) -> str:
+    """Name what changes results or takes more machines, where no change of other settings fits."""
+    resorts = []
+    if recipe.lora is None and recipe.objective != "autoregressive":
+        resorts.append("lora")
+    if lora != recipe.lora:
+        needed = total(**changes, lora=lora) / GB
+        rounds = "it rounds the frozen weights"
+        resorts.append(
+            f"lora.frozen_precision=float8 ({needed:.1f} GB with all of these; {rounds})"
+        )
     moments: Moments = "8bit" if recipe.betas[1] <= LARGEST_BETA_IN_8_BIT else "bfloat16"
-    smallest = dataclasses.replace(recipe, parameter_dtype="bfloat16", moments=moments)
-    if smallest == recipe:
-        return ""
-    needed = plan_memory(smallest, shape, world_size, on_cuda=on_cuda).total
-    settings = f"parameter_dtype=bfloat16 moments={moments}"
-    return f"{settings} ({needed / GB:.1f} GB with all of these), "
+    smallest: dict[str, Any] = {"parameter_dtype": "bfloat16", "moments": moments}
+    if any(getattr(recipe, name) != value for name, value in smallest.items()):
+        needed = total(**changes, lora=lora, **smallest) / GB
+        settings = f"parameter_dtype=bfloat16 moments={moments}"
+        resorts.append(f"{settings} ({needed:.1f} GB with all of these)")
+    resorts.append(f"more devices (now {world_size}; sequence_parallel shares rows)")
+    tried = f" of {', '.join(changes)}" if changes else ""
+    return f"No setting{tried} makes it fit: use {', '.join(resorts)} or shorter rows."
 
 
 def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
@@ -375,7 +457,14 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
         available = torch.cuda.get_device_properties(ranks.device).total_memory
     else:
         available = _host_memory() / ranks.world_size
-    plan = check_memory(recipe, shape, ranks.world_size, available, on_cuda=on_cuda)
+    plan = check_memory(
+        recipe,
+        shape,
+        ranks.world_size,
+        available,
+        on_cuda=on_cuda,
+        takes_float8=_takes_float8(shape, ranks.device),
+    )
     more = "" if on_cuda else " at least: on a CPU most activations are not planned"
     logger.info("Memory plan: %s%s", plan.describe(), more)
     _check_host(recipe, shape, ranks, on_cuda=on_cuda)
@@ -394,6 +483,14 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
                 f"logits and hidden states, more than the {available / GB:.1f} GB of a device. "
                 "Give shorter lengths."
             )
+
+
+def _takes_float8(shape: NetworkShape, device: torch.device) -> bool:
+    try:
+        check_float8("", shape.sizes, device)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_host(recipe: Recipe, shape: NetworkShape, ranks: Ranks, *, on_cuda: bool) -> None:
