@@ -96,6 +96,11 @@ def as_options(sampler: Any) -> dict[str, Any]:
     return dict(sampler) if isinstance(sampler, Mapping) else {}
 
 
+def names_preset(sampler: Any) -> bool:
+    """Tell whether what a config gives as ``sampler`` names a preset, be the name a wrong one."""
+    return "preset" in as_options(sampler)
+
+
 def split_preset(sampler: Any) -> tuple[str | None, dict[str, Any]]:
     """Return the preset's name in what a config gives as ``sampler``, and the options beside it."""
     options = as_options(sampler)
@@ -123,12 +128,15 @@ def check_preset(name: Any, beside: Iterable[str] = ()) -> str:
     Raises:
         ValueError: For a name that there is not, or an option that the preset sets, too.
     """
-    name = check_value("sampler preset", name, str)
+    known = ", ".join(PRESETS)
+    name = check_value(
+        "sampler preset", name, str, f"give a preset's name ({known}), or leave it out"
+    )
     if name not in PRESETS:
-        guess = nearest(name, PRESETS)
+        guess = nearest(name.lower(), PRESETS)
         hint = f"Did you mean {guess!r}? " if guess else ""
         raise ValueError(
-            f"Unknown sampler preset {name!r}. {hint}Valid: {', '.join(PRESETS)}; or give options, "
+            f"Unknown sampler preset {name!r}. {hint}Valid: {known}; or give options, "
             "sampler=dict(...)."
         )
     for option in beside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 from mmengine.config import Config
@@ -104,7 +105,26 @@ def test_options_that_it_does_not_set_go_with_it():
     [
         ({"sampler": "fsat"}, r"preset 'fsat'. Did you mean 'fast'\? Valid: fast; or give options"),
         ({"sampler": {"preset": "quick"}}, r"Unknown sampler preset 'quick'"),
-        ({"sampler": {"preset": 3}}, "sampler preset=3 must be a text"),
+        (
+            {"sampler": {"preset": 3}},
+            "sampler preset=3 must be a text; give a preset's name .fast., or leave",
+        ),
+        (
+            {"sampler": {"preset": None}},
+            "sampler preset=None must be a text; give a preset's name .fast., or",
+        ),
+        (
+            {"sampler": {"preset": None, "num_steps": 8}},
+            "preset=None must be a text; give a preset's name",
+        ),
+        (
+            {"sampler": {"preset": ["fast"]}},
+            r"preset=\['fast'\] must be a text; give a preset's name .fast.",
+        ),
+        ({"sampler": {"preset": ""}}, "Unknown sampler preset ''. Valid: fast; or give options"),
+        ({"sampler": {"preset": "Fast"}}, "preset 'Fast'. Did you mean 'fast'"),
+        ({"sampler": {"preset": "FAST"}}, "preset 'FAST'. Did you mean 'fast'"),
+        ({"sampler": 3}, "sampler=3 must be a dict of options"),
         ({"sampler": {"prest": "fast"}}, "Did you mean 'preset'"),
         ({"preset": "fast"}, r"sampler=dict\(preset=...\)"),
         (
@@ -119,6 +139,27 @@ def test_options_that_it_does_not_set_go_with_it():
 def test_what_does_not_fit_is_said_before_weights_load(keywords, message):
     with pytest.raises(ValueError, match=message):
         check("asset:tiny-llada", **keywords)
+
+
+def test_no_sampler_is_the_default_and_no_preset():
+    plain, none = (check("asset:tiny-llada", **given) for given in ({}, {"sampler": None}))
+    assert none.settings.resolved == plain.settings.resolved
+    assert none.preset is None
+
+
+@pytest.mark.parametrize("wrong", [None, 3])
+def test_a_wrong_name_is_told_also_where_presets_are_written_out(wrong):
+    with pytest.raises(
+        ValueError, match=f"sampler preset={wrong} must be a text; give a preset's name"
+    ):
+        write_out(tiny(sampler={"preset": wrong}))
+
+
+@pytest.mark.parametrize("wrong", ["None", "3", "['fast']"])
+def test_a_setting_of_fidelity_that_is_no_sampler_is_refused(wrong):
+    """It had no effect, and the base stood in the table under its name."""
+    with pytest.raises(ValueError, match=rf"sampler={re.escape(wrong)} must be a dict .* a text"):
+        parse_setting([f"sampler={wrong}", "num_steps=8"])
 
 
 def test_an_option_beside_it_is_told_how_the_preset_is_written():

@@ -26,7 +26,7 @@ from opencompass.utils import build_dataset_from_cfg
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.files import write_text
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
 from opencompass_llada.presets import OF_MODEL, as_options
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
@@ -249,6 +249,9 @@ def parse_setting(given: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name] = text
     reject_unknown("sampler option or model keyword", found, [*_SAMPLER_OPTIONS, *KEYWORDS])
+    if "sampler" in found:
+        remedy = "name a preset or options, or leave it out"
+        check_value("sampler", found["sampler"], Mapping[str, Any] | str, remedy)
     return found
 
 

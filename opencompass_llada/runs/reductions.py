@@ -132,7 +132,7 @@ def write_out(model: Mapping[str, Any]) -> Mapping[str, Any]:
     So that a dumped config says what was run. As it is comes back what names no preset, and a model
     whose config.json is not on this machine, so that what fits it is not known.
     """
-    if not recorded.is_ours(model) or presets.split_preset(model.get("sampler"))[0] is None:
+    if not recorded.is_ours(model) or not presets.names_preset(model.get("sampler")):
         return model
     from opencompass_llada.wrapper import LLaDACausalLM
 

@@ -34,6 +34,7 @@ from opencompass_llada.presets import (
     as_options,
     check_preset,
     fit_preset,
+    names_preset,
     split_options,
     split_preset,
 )
@@ -316,9 +317,9 @@ def _read_preset(
     pattern: AttentionPattern | None,
 ) -> tuple[FittedPreset | None, Mapping[str, Any] | SamplerConfig]:
     """Return the preset that the sampler's options name, and these with the preset's own."""
-    name, options = split_preset(sampler)
-    if name is None:
+    if not names_preset(sampler):
         return None, sampler
+    name, options = split_preset(sampler)
     name = check_preset(name, [*options, *(n for n in OF_MODEL if getattr(given, n) is not None)])
     kind = None
     if len(families) == 1 and (pattern is not None or not families[0].has_sampler):
