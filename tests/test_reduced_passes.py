@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_fast_exact import TOKENS, prompts_of
-from tiny import tiny_model
+from tiny import tiny_model, write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
 from tiny_dream import tiny_dream
 from tiny_experts import tiny_llada2
@@ -373,6 +373,57 @@ def test_a_card_without_float8_is_named(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"multiples of 16, got \[40\]"):
         quantise_network(tiny_model(d_model=64, n_heads=2, mlp_hidden_size=40, n_layers=1))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "setting"),
+    [
+        ({"precision": "float8"}, "precision='float8'"),
+        ({"prefill": {"type": "sparse"}}, "prefill type='sparse'"),
+        ({"sampler": {"cache": {"type": "prompt", "dtype": "float8"}}}, "cache dtype='float8'"),
+        ({"sampler": "fast"}, "cache dtype='float8'"),
+    ],
+)
+def test_a_card_without_float8_is_named_before_weights_load(keywords, setting, monkeypatch):
+    def load(*given, **options):
+        raise AssertionError("weights load")
+
+    monkeypatch.setattr("opencompass_llada.engines.masked_diffusion.load_checkpoint", load)
+    monkeypatch.setattr(float8, "kernels_fit", lambda device, head_dim: None)
+    monkeypatch.setattr(float8, "float8_obstacle", lambda device: "A100 has compute capability 8.0")
+    with pytest.raises(ValueError, match=f"{setting} cannot be had, because A100 .* 8.0"):
+        LLaDACausalLM("asset:tiny-llada", **keywords)
+    if "sampler" in keywords:  # plain PyTorch converts float8 on every card
+        monkeypatch.setattr(float8, "kernels_fit", lambda device, head_dim: "no Triton")
+        with pytest.raises(AssertionError, match="weights load"):
+            LLaDACausalLM("asset:tiny-llada", **keywords)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "message"), [(16, "head size 16 is less than 32"), (48, "size 48 is no power")]
+)
+def test_heads_that_float8_attention_does_not_take_are_named(head_dim, message, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(float8, "float8_obstacle", lambda device: None)
+    shape = tiny_model(d_model=4 * head_dim, n_heads=4).config.shape
+    float8.check_attention("prefill", shape, torch.device("cpu"))
+    cuda = torch.device("cuda")
+    float8.check_attention("prefill", tiny_model(d_model=64, n_heads=2).config.shape, cuda)
+    with pytest.raises(ValueError, match=f"prefill cannot be had, because .* {message}"):
+        float8.check_attention("prefill", shape, cuda)
+
+
+def test_sizes_that_float8_products_do_not_take_are_named_before_a_run(tmp_path):
+    path = write_tiny_checkpoint(tmp_path / "odd", mlp_hidden_size=40)
+    model = {
+        "type": LLaDACausalLM,
+        "abbr": "odd",
+        "path": str(path),
+        "max_out_len": 8,
+        "precision": "float8",
+    }
+    with pytest.raises(ValueError, match=r"precision='float8' .* multiples of 16, got \[40\]"):
+        check_options({"models": [model], "datasets": [DATA_SET]}, runs_locally=True)
 
 
 def test_full_passes_are_sparse_where_rows_are_long_enough():

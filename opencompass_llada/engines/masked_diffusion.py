@@ -26,7 +26,11 @@ from opencompass_llada.inference import (
     PassOptions,
     PassServer,
     card_budget,
+    check_attention,
+    check_cache,
+    check_float8,
     check_plan,
+    check_sizes,
     mlp_chunk_of,
     prefill_chunk,
     quantise_network,
@@ -198,6 +202,8 @@ class MaskedDiffusionFamily(Family):
             fields=request.config,
         )
         check_passes(network.config, pattern, request.sequence_parallel)
+        if request.passes.precision == "float8":
+            check_sizes("precision='float8'", network.config.shape)
         return network, settings
 
     def load(self, request: LoadRequest) -> MaskedDiffusionEngine:
@@ -211,6 +217,7 @@ class MaskedDiffusionFamily(Family):
         if request.attention_block is not None:
             what = "attention_block=%d takes the place of the checkpoint's own: %s"
             logger.info(what, request.attention_block, self.read_pattern(request.config))
+        _check_card(request, network, settings)
         _plan_memory(request, network, settings)
         model = load_checkpoint(
             request.path,
@@ -229,6 +236,18 @@ class MaskedDiffusionFamily(Family):
             passes=request.passes,
             group=request.group,
         )
+
+
+def _check_card(
+    request: LoadRequest, network: BidirectionalNetwork, settings: SamplerSettings
+) -> None:
+    """Refuse what the device has no kernels for, before weights load."""
+    place, passes = (network.config.shape, request.device), request.passes
+    if passes.precision == "float8":
+        check_float8("precision='float8'", *place)
+    if passes.prefill.enabled:
+        check_attention(f"prefill type={passes.prefill.type!r}", *place)
+    check_cache(settings.resolved.cache.dtype, *place)
 
 
 def _plan_memory(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opencompass_llada.inference.elementwise import Rows
+from opencompass_llada.inference.elementwise import Rows, kernels_fit
 from opencompass_llada.inference.kv_cache import FLOAT8, quantise
 from opencompass_llada.inference.tilings import CHANNEL_TILE, SMALL_PRODUCT
 from opencompass_llada.networks.config import NetworkDimensions
@@ -32,6 +32,8 @@ QUANTISED_PARTS = (
 )
 #: Channels of float8 products come in multiples of this.
 _MULTIPLE = 16
+#: Channels of a head that float8 attention takes at least: tensor cores sum so many at once.
+_SMALLEST_HEAD = 32
 
 
 class Float8Linear(nn.Module):
@@ -87,17 +89,45 @@ def check_float8(setting: str, shape: NetworkDimensions, device: torch.device) -
 
     ``setting`` is what asks for them, as a user writes it.
     """
-    if obstacle := float8_obstacle(device):
-        raise ValueError(
-            f"{setting} cannot be had, because {obstacle}. Cards of compute capability "
-            "8.9 and later have it (L4, L40S, RTX 4090, H100, H200, B200); leave it out here."
-        )
+    check_card(setting, device)
+    check_sizes(setting, shape)
+
+
+def check_sizes(setting: str, shape: NetworkDimensions) -> None:
+    """Refuse sizes that float8 products do not take on any device, with a ValueError."""
     sizes = {shape.width, shape.mlp_width, shape.query_width, shape.kv_width}
     if odd := sorted(size for size in sizes if size % _MULTIPLE):
         raise ValueError(
             f"{setting} takes layers whose sizes are multiples of {_MULTIPLE}, got {odd}; "
             "leave it out for this checkpoint"
         )
+
+
+def check_card(setting: str, device: torch.device) -> None:
+    """Refuse a GPU whose kernels cannot have float8, with a ValueError."""
+    if obstacle := float8_obstacle(device):
+        raise ValueError(
+            f"{setting} cannot be had, because {obstacle}. Cards of compute capability "
+            "8.9 and later have it (L4, L40S, RTX 4090, H100, H200, B200); leave it out here."
+        )
+
+
+def check_cache(dtype: str | None, shape: NetworkDimensions, device: torch.device) -> None:
+    """Refuse a float8 cache on a GPU whose kernels cannot have it; plain PyTorch can anywhere."""
+    if dtype == "float8" and kernels_fit(device, shape.head_dim) is None:
+        check_card("cache dtype='float8'", device)
+
+
+def check_attention(setting: str, shape: NetworkDimensions, device: torch.device) -> None:
+    """Refuse a GPU, and heads, that float8 attention does not run on, with a ValueError."""
+    check_card(setting, device)
+    if device.type != "cuda":
+        return
+    obstacle = kernels_fit(device, shape.head_dim)
+    if shape.head_dim < _SMALLEST_HEAD:
+        obstacle = f"the head size {shape.head_dim} is less than {_SMALLEST_HEAD}"
+    if obstacle:
+        raise ValueError(f"{setting} cannot be had, because {obstacle}; leave it out here")
 
 
 def float8_obstacle(device: torch.device) -> str | None:
