@@ -5,7 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import gc
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,6 +132,31 @@ def test_a_run_goes_on_exactly(tmp_path, base):
     changed = {**FLOAT8, "frozen_precision": None}
     with pytest.raises(ValueError, match="another recipe .lora: "):
         trainer_in(tmp_path / "parts", base, phases=phases, lora=changed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="Linux says what is mapped")
+@pytest.mark.parametrize(
+    ("lora", "is_read_again"),
+    [
+        (None, False),
+        ({"rank": 4}, False),
+        ({**FLOAT8, "save": "adapter"}, False),
+        (FLOAT8, True),
+        ({**FLOAT8, "save": "merged"}, True),
+    ],
+)
+def test_files_of_the_start_are_open_only_where_weights_are_read_again(
+    tmp_path, lora, is_read_again
+):
+    """And then they may be gone from the disk when the run ends."""
+    base = write_tiny_checkpoint(tmp_path / "base", max_sequence_length=128)
+    trainer = trainer_in(tmp_path / "out", base, lora=lora)
+    gc.collect()
+    assert (str(base) in Path("/proc/self/maps").read_text()) is is_read_again
+    shutil.rmtree(base)
+    final = trainer.train()
+    written = "adapter/adapter_model.safetensors" if lora and lora.get("save") == "adapter" else ""
+    assert (final / (written or "model.safetensors")).is_file()
 
 
 class Graphs:

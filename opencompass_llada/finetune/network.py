@@ -60,7 +60,7 @@ NamedTensors = Iterable[tuple[str, Tensor]]
 class StoredTensors:
     """A checkpoint's tensors by published name, read when they are asked for.
 
-    The files stay open: what adapters are merged into must be there when a run of days ends.
+    The files stay mapped into memory until `close`: see `reads_start_again`.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -80,6 +80,20 @@ class StoredTensors:
         tensor = tensors.get_tensor(name)
         refuse_non_finite([(name, tensor)], str(file))
         return tensor
+
+    def close(self) -> None:
+        """Let go of the files, whose tensors cannot be read any more."""
+        self._places.clear()
+
+
+def reads_start_again(recipe: Recipe) -> bool:
+    """Tell whether checkpoints are written from weights of ``init_from``, and not the network's.
+
+    Those that float8 rounds are merged with adapters unrounded. Their files stay open, since they
+    must be there when a run of days ends, even where somebody has removed or replaced them.
+    """
+    lora = recipe.lora
+    return lora is not None and lora.frozen_precision is not None and lora.save != "adapter"
 
 
 #: The networks that an objective trains, by their model_type; Llama is the small twin alone.

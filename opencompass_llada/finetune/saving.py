@@ -69,7 +69,7 @@ class RunState:
     data: TrainingData
     shape: NetworkShape
     model: PreTrainedModel
-    #: Weights of the checkpoint that the run starts from; none if it starts from none.
+    #: Weights of the checkpoint that the run starts from, where they are read again at its end.
     stored: StoredTensors
     #: The network with its objective, as it is sharded.
     network: nn.Module

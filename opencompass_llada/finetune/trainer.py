@@ -23,7 +23,12 @@ from opencompass_llada.finetune.evaluation import check_windows, evaluate
 from opencompass_llada.finetune.gathering import Gathering
 from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
-from opencompass_llada.finetune.network import build_network, network_config, place_network
+from opencompass_llada.finetune.network import (
+    build_network,
+    network_config,
+    place_network,
+    reads_start_again,
+)
 from opencompass_llada.finetune.optimizer import build_optimizer, learning_rate
 from opencompass_llada.finetune.published import read_start
 from opencompass_llada.finetune.recipe import Phase, Recipe
@@ -65,6 +70,8 @@ class Trainer(saving.RunState):
             self._prepare_data(gathering)
         group = parallel.start_processes(self.ranks, gathering.store)
         self.network = place_network(self.model, recipe, self.ranks, self.stored, group)
+        if not reads_start_again(recipe):
+            self.stored.close()
         self.optimizer = build_optimizer(self.network, recipe)
         self.average = MovingAverage(
             self.network, self.optimizer, recipe.ema_decay, on_host=recipe.offload_average

@@ -216,6 +216,8 @@ def load_checkpoint(
     def load() -> dict[str, Tensor]:
         loaded: dict[str, Tensor] = {}
         for shard in shards:
+            # On a CPU these lie in the file, mapped into memory. In its own dtype they stay there,
+            # so that the processes of a machine share them; any copy lets go of the file.
             stored = split_merged(load_file(shard, device=str(device)), model.config.experts)
             tensors = {name: tensor.to(dtype) for name, tensor in stored.items()}
             refuse_non_finite(tensors.items(), str(path))
