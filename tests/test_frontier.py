@@ -40,11 +40,30 @@ def test_what_no_other_setting_beats():
         ([["exact"], ["exact", "cache=prompt"]], "exact is there twice"),
         ([["cache=prompt"], ["b"]], "must begin with a name"),
         ([["exact"], ["cached", "cahce=prompt"]], "Did you mean 'cache'"),
+        ([["exact"], ["cached", "cache=prompt", "cache=dual"]], "is there twice: 'cache=dual'"),
+        ([["exact"], ["b", "cache=prompt", "sampler={'cache': 'dual'}"]], "by itself and in"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(given, message):
     with pytest.raises(ValueError, match=message):
         parse_settings(given)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("absent/sweep.json", "must be a file in a folder that there is"),
+        ("", "must be a file in a folder that there is"),
+        ("sweep.png", "is the picture's name"),
+    ],
+)
+def test_a_record_that_cannot_be_written_is_refused_before_the_run(
+    record, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("opencompass_llada.runs.fidelity.start_run", None)
+    command = ["fidelity", "--config", "absent.py", "--record", str(tmp_path / record)]
+    assert cli.main([*command, "--sweep", "exact", "--sweep", "cached", "cache=prompt"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_table_and_the_picture_have_every_setting(tmp_path):

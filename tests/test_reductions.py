@@ -34,6 +34,8 @@ def test_settings_are_a_type_and_its_options(name, written, options):
         ("cache", "prompt:dtpe=float8", "Did you mean 'dtype'"),
         ("cache", "prompt:float8", "'float8' must be option=value"),
         ("prefill", "sparse:keep=2", "keep=2 must be"),
+        ("prefill", "sparse:keep=0.3:keep=0.5", "keep is there twice"),
+        ("prefill", "exact:type=sparse", "type is there twice"),
         ("acceptance", "treshold", "Did you mean 'threshold'"),
     ],
 )

@@ -244,6 +244,8 @@ def parse_setting(given: Sequence[str]) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         if not equals:
             raise ValueError(f"{item!r} must be name=value, such as cache=prompt or num_steps=16")
+        if name in found:
+            raise ValueError(f"{name} is there twice: {item!r}; give each option of a setting once")
         try:
             found[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -252,6 +254,9 @@ def parse_setting(given: Sequence[str]) -> dict[str, Any]:
     if "sampler" in found:
         remedy = "name a preset or options, or leave it out"
         check_value("sampler", found["sampler"], Mapping[str, Any] | str, remedy)
+    for name in as_options(found.get("sampler")):
+        if name in found:
+            raise ValueError(f"{name} is there twice: by itself and in sampler; give it once")
     return found
 
 
@@ -313,11 +318,16 @@ def start_run(
     return max(folder for folder in work_dir.iterdir() if (folder / "configs").is_dir())
 
 
+def check_record(path: Path | None) -> None:
+    """Refuse, before anything runs, a record that could not be written."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"--record {path} must be a file in a folder that there is")
+
+
 def run_fidelity(given: argparse.Namespace) -> int:
     """Compare as the command line asks, print the table; 2 for options that do not fit."""
     try:
-        if given.record and (given.record.is_dir() or not given.record.parent.is_dir()):
-            raise ValueError(f"--record {given.record} must be a file in a folder that there is")
+        check_record(given.record)
         settings = [parse_setting(given.first), parse_setting(given.second)]
         if given.runs and (any(settings) or given.limit is not None):
             raise ValueError("--runs are finished: leave out --first, --second and --limit")

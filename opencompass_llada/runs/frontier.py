@@ -25,6 +25,7 @@ from opencompass_llada.runs import recorded_files as recorded
 
 logger = logging.getLogger(__name__)
 
+_PICTURE = ".png"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
@@ -33,6 +34,12 @@ def run_sweep(given: argparse.Namespace) -> int:
     try:
         if given.runs or given.first or given.second:
             raise ValueError("--sweep has all settings: leave out --runs, --first and --second")
+        fidelity.check_record(given.record)
+        if given.record and given.record.suffix == _PICTURE:
+            raise ValueError(
+                f"--record {given.record} is the picture's name; give the record another, such as "
+                f"{given.record.with_suffix('.json')}, and the picture is written beside it"
+            )
         settings = parse_settings(given.sweep)
         models, datasets = fidelity.prepare(given, list(settings.values()))
         base = recorded.model_name(models[0])
@@ -52,7 +59,7 @@ def run_sweep(given: argparse.Namespace) -> int:
                "run": run, "model": base, "limit": given.limit,
                "results": found.to_dict("index")}  # fmt: skip
     write_text(record, json.dumps(content, indent=1, default=str) + "\n")
-    picture = record.with_suffix(".png")
+    picture = record.with_suffix(_PICTURE)
     draw_frontier(found, picture)
     logger.info("Wrote %s and %s", record, picture)
     return 0

@@ -164,6 +164,11 @@ def parse(name: str, written: str) -> Any:
                 f"LLADA_{name.upper()}={written!r}: {part!r} must be option=value, as in "
                 "prompt:dtype=float8 or threshold:value=0.9"
             )
+        if key in options:
+            raise ValueError(
+                f"LLADA_{name.upper()}={written!r}: {key} is there twice; give each option once, "
+                "the type as the first word"
+            )
         options[key] = _number_or_text(value)
     build(classes[name], options, name)
     return options
