@@ -248,6 +248,19 @@ for own, other in zip(*pairs):
     values, expected = own.values_TK.float(), other.values_TK.float()
     assert (values - expected).norm() / expected.norm() < 0.1
 
+# What attention rounds its inputs by, of more keys than one program reads, and of fewer queries.
+q, (k, v) = torch.randn(70, 4, 16), torch.randn(2, 1100, 2, 16) + 3
+k = torch.cat([k, k], 1)[:, 2:]  # tokens of a wider row
+found, mean = float8.measure(q, k, v), k.mean(0)
+torch.testing.assert_close(found.mean_GD, mean)
+for own, x in ((found.scale_q_H, q), (found.scale_k_G, k - mean), (found.scale_v_G, v)):
+    torch.testing.assert_close(own, x.abs().amax((0, 2)) / 448)
+# What is beyond the tokens becomes 0.
+for transposed in (False, True):
+    rows = float8.quantise_heads(q, None, found.scale_q_H, transposed=transposed).float()
+    rows = rows.transpose(1, 2) if transposed else rows
+    assert rows.shape == (4, 128, 16) and not rows[:, 70:].any() and rows[:, :70].any()
+
 # Heads of a very long row lie apart by more than 32 bits count; what is between is never touched.
 apart, x, scales = 2**30, torch.randn(64, 3, 16), torch.full((3,), 0.01)
 rows = torch.empty(2 * apart + 64 * 16, dtype=torch.uint8).view(FLOAT8)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,10 @@ class Float8Linear(nn.Module):
         if isinstance(x, Rows):
             return product(x, *weights)
         return product(x.reshape(-1, x.shape[-1]), *weights).view(*x.shape[:-1], -1)
+
+    def multiply_into(self, x_TK: Tensor | Rows, out_TN: Tensor) -> None:
+        """Write the product of inputs with the weights to where it is wanted, dense."""
+        product(x_TK, self.weight, self.scales, self.bias, self.arrivals, out_TN)
 
 
 def quantise_network(network: BidirectionalNetwork) -> None:
@@ -153,21 +157,23 @@ def product(
     scales_N: Tensor,
     bias_N: Tensor | None,
     arrivals_I: Tensor,
+    out_TN: Tensor | None = None,
 ) -> Tensor:
     """Return inputs [T, K] times weights [N, K] plus the bias, [T, N], in the inputs' dtype.
 
     Inputs that are not float8 yet are rounded to it where there are more than `SMALL_PRODUCT` rows.
+    The product is written to ``out_TN``, dense, if that is given.
     """
     if isinstance(x_TK, Rows):
-        return multiply(x_TK[:2], weight_NK, scales_N, bias_N, x_TK.dtype)
+        return multiply(x_TK[:2], weight_NK, scales_N, bias_N, x_TK.dtype, out_TN)
     if len(x_TK) > SMALL_PRODUCT:
-        return multiply(quantise_rows(x_TK), weight_NK, scales_N, bias_N, x_TK.dtype)
+        return multiply(quantise_rows(x_TK), weight_NK, scales_N, bias_N, x_TK.dtype, out_TN)
     if x_TK.is_cuda:
         from opencompass_llada.inference.triton.small_products import multiply_few
 
-        return multiply_few(x_TK, weight_NK, scales_N, bias_N, arrivals_I)
+        return multiply_few(x_TK, weight_NK, scales_N, bias_N, arrivals_I, out_TN=out_TN)
     exact_TN = F.linear(x_TK.float(), weight_NK.float())
-    return _with_bias((exact_TN * scales_N).to(x_TK.dtype), bias_N)
+    return _finished((exact_TN * scales_N).to(x_TK.dtype), bias_N, out_TN)
 
 
 def quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,26 +191,32 @@ def multiply(
     scales_N: Tensor,
     bias_N: Tensor | None,
     dtype: torch.dtype,
+    out_TN: Tensor | None = None,
 ) -> Tensor:
-    """Return inputs [T, K] times weights [N, K] plus the bias, [T, N], in a dtype."""
+    """Return inputs [T, K] times weights [N, K] plus the bias, [T, N], in a dtype.
+
+    Written to ``out_TN``, dense and of that dtype, if that is given.
+    """
     x_TK, scales_T = quantised
-    if x_TK.is_cuda:
-        out_TN = torch._scaled_mm(
-            x_TK,
-            weight_NK.t(),
-            scale_a=scales_T[:, None],
-            scale_b=scales_N[None, :],
-            out_dtype=torch.bfloat16,  # the only one that scales by row give
-            use_fast_accum=True,
-        ).to(dtype)
-    else:
+    if not x_TK.is_cuda:
         exact_TN = F.linear(x_TK.float(), weight_NK.float())
-        out_TN = (exact_TN * scales_T[:, None] * scales_N).to(dtype)
-    return _with_bias(out_TN, bias_N)
+        return _finished((exact_TN * scales_T[:, None] * scales_N).to(dtype), bias_N, out_TN)
+    given: dict[str, Any] = {
+        "scale_a": scales_T[:, None],
+        "scale_b": scales_N[None, :],
+        "out_dtype": torch.bfloat16,  # the only one that scales by row give
+        "use_fast_accum": True,
+    }
+    if out_TN is not None and bias_N is None and dtype == torch.bfloat16:
+        return torch._scaled_mm(x_TK, weight_NK.t(), **given, out=out_TN)
+    return _finished(torch._scaled_mm(x_TK, weight_NK.t(), **given).to(dtype), bias_N, out_TN)
 
 
-def _with_bias(out_TN: Tensor, bias_N: Tensor | None) -> Tensor:
-    return out_TN if bias_N is None else out_TN + bias_N
+def _finished(product_TN: Tensor, bias_N: Tensor | None, out_TN: Tensor | None) -> Tensor:
+    """Return a product with its bias, where it is wanted."""
+    if bias_N is not None:
+        product_TN = product_TN + bias_N
+    return product_TN if out_TN is None else out_TN.copy_(product_TN)
 
 
 def takes_rows(*parts: nn.Module | None) -> bool:

@@ -106,6 +106,8 @@ class Projections:
         plain = type(down) is nn.Linear and getattr(down, "bias", None) is None
         if plain and isinstance(gated_TF, Tensor):
             torch.mm(gated_TF, cast(nn.Linear, down).weight.t(), out=out_TM)
+        elif isinstance(down, Float8Linear):
+            down.multiply_into(gated_TF, out_TM)
         else:
             out_TM.copy_(down(gated_TF))
 

@@ -11,6 +11,7 @@ queries, J listed tiles of keys.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import triton
@@ -56,7 +57,10 @@ def quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
 def _heads_kernel(x_ptr, mean_ptr, scales_ptr, out_ptr, num_tokens, token_stride, out_head_stride,
                   TRANSPOSED: tl.constexpr, CENTRED: tl.constexpr, SIZE: tl.constexpr,
                   BLOCK: tl.constexpr):  # fmt: skip
-    """Write a tile of one head's tokens as float8, [tokens, D] or transposed [D, tokens]."""
+    """Write a tile of one head's tokens as float8, [tokens, D] or transposed [D, tokens].
+
+    Tokens beyond those that there are become 0.
+    """
     head = tl.program_id(1).to(tl.int64)  # 32 heads of half a million tokens are 2^31 numbers
     tokens = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     dims = tl.arange(0, SIZE)
@@ -65,13 +69,13 @@ def _heads_kernel(x_ptr, mean_ptr, scales_ptr, out_ptr, num_tokens, token_stride
     x = tl.load(x_ptr + places, mask=keep, other=0.0).to(tl.float32)
     if CENTRED:
         x -= tl.load(mean_ptr + head * SIZE + dims)[None, :]
-    x = (x / tl.load(scales_ptr + head)).to(out_ptr.dtype.element_ty)
+    x = tl.where(keep, x / tl.load(scales_ptr + head), 0.0).to(out_ptr.dtype.element_ty)
     base = out_ptr + head * out_head_stride
     if TRANSPOSED:
         padded = (out_head_stride // SIZE).to(tl.int64)
-        tl.store(base + dims[:, None] * padded + tokens[None, :], tl.trans(x), mask=tl.trans(keep))
+        tl.store(base + dims[:, None] * padded + tokens[None, :], tl.trans(x))
     else:
-        tl.store(base + tokens[:, None] * SIZE + dims[None, :], x, mask=keep)
+        tl.store(base + tokens[:, None] * SIZE + dims[None, :], x)
 
 
 def quantise_heads(
@@ -84,14 +88,96 @@ def quantise_heads(
     num_tokens, num_heads, size = x_THD.shape
     padded = triton.cdiv(num_tokens, _PAIR * KEY_TILE) * _PAIR * KEY_TILE
     shape = (num_heads, size, padded) if transposed else (num_heads, padded, size)
-    out = torch.zeros(shape, dtype=torch.uint8, device=x_THD.device).view(FLOAT8)
-    block = 64
-    _heads_kernel[(triton.cdiv(num_tokens, block), num_heads)](
+    out = torch.empty(shape, dtype=FLOAT8, device=x_THD.device)
+    _heads_kernel[(padded // KEY_TILE, num_heads)](
         x_THD, scales_H if mean_HD is None else mean_HD, scales_H, out, num_tokens,
         x_THD.stride(0), padded * size, TRANSPOSED=transposed, CENTRED=mean_HD is not None,
-        SIZE=size, BLOCK=block,
+        SIZE=size, BLOCK=KEY_TILE,
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def _extents_kernel(q_ptr, k_ptr, v_ptr, parts_ptr, num_queries, num_keys, q_stride, k_stride,
+                    v_stride, num_heads, num_groups, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+                    STEPS: tl.constexpr):  # fmt: skip
+    """Write each channel's least, largest and summed value over a stretch of one head's tokens."""
+    head = tl.program_id(1)
+    x_ptr, num_tokens, stride, own = q_ptr, num_queries, q_stride, head
+    if head >= num_heads + num_groups:
+        x_ptr, num_tokens, stride, own = v_ptr, num_keys, v_stride, head - num_heads - num_groups
+    elif head >= num_heads:
+        x_ptr, num_tokens, stride, own = k_ptr, num_keys, k_stride, head - num_heads
+    dims = tl.arange(0, SIZE)
+    low = tl.full([SIZE], float("inf"), tl.float32)
+    high = tl.full([SIZE], float("-inf"), tl.float32)
+    total = tl.zeros([SIZE], tl.float32)
+    for step in range(STEPS):
+        tokens = (tl.program_id(0) * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
+        inside = (tokens < num_tokens)[:, None]
+        places = tokens.to(tl.int64)[:, None] * stride + own * SIZE + dims[None, :]
+        x = tl.load(x_ptr + places, mask=inside, other=0.0).to(tl.float32)
+        low = tl.minimum(low, tl.min(tl.where(inside, x, float("inf")), axis=0))
+        high = tl.maximum(high, tl.max(tl.where(inside, x, float("-inf")), axis=0))
+        total += tl.sum(x, axis=0)
+    part_ptr = parts_ptr + (head.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 3 * SIZE
+    tl.store(part_ptr + dims, low)
+    tl.store(part_ptr + SIZE + dims, high)
+    tl.store(part_ptr + 2 * SIZE + dims, total)
+
+
+@triton.jit
+def _scales_kernel(parts_ptr, mean_ptr, scales_ptr, num_parts, num_heads, num_groups, num_keys,
+                   LARGEST: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
+    """Join what `_extents_kernel` wrote of a head: its scale and, of a head of keys, its mean."""
+    head = tl.program_id(0)
+    dims = tl.arange(0, SIZE)
+    low = tl.full([SIZE], float("inf"), tl.float32)
+    high = tl.full([SIZE], float("-inf"), tl.float32)
+    total = tl.zeros([SIZE], tl.float32)
+    for part in range(num_parts):
+        part_ptr = parts_ptr + (head.to(tl.int64) * num_parts + part) * 3 * SIZE
+        low = tl.minimum(low, tl.load(part_ptr + dims))
+        high = tl.maximum(high, tl.load(part_ptr + SIZE + dims))
+        total += tl.load(part_ptr + 2 * SIZE + dims)
+    if (head >= num_heads) & (head < num_heads + num_groups):
+        mean = total / num_keys
+        tl.store(mean_ptr + (head - num_heads) * SIZE + dims, mean)
+        low -= mean
+        high -= mean
+    largest = tl.max(tl.maximum(tl.abs(low), tl.abs(high)), axis=0)
+    tl.store(scales_ptr + head, tl.maximum(largest / LARGEST, 1e-30))
+
+
+class Extents(NamedTuple):
+    """What attention rounds its inputs by, float32."""
+
+    mean_GD: Tensor
+    """Of the keys."""
+    scale_q_H: Tensor
+    """Largest magnitude over float8's; of keys that of what is left without their mean."""
+    scale_k_G: Tensor
+    scale_v_G: Tensor
+
+
+def measure(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Extents:
+    """Return the scales of each head; heads and channels must be dense."""
+    (num_queries, num_heads, size), (num_keys, num_groups, _) = q_THD.shape, k_SGD.shape
+    heads, steps = num_heads + 2 * num_groups, 16
+    num_parts = triton.cdiv(max(num_queries, num_keys), steps * KEY_TILE)
+    parts, mean_GD, scales = (
+        torch.empty(shape, dtype=torch.float32, device=q_THD.device)
+        for shape in ((heads, num_parts, 3, size), (num_groups, size), (heads,))
+    )
+    _extents_kernel[(num_parts, heads)](
+        q_THD, k_SGD, v_SGD, parts, num_queries, num_keys, q_THD.stride(0), k_SGD.stride(0),
+        v_SGD.stride(0), num_heads, num_groups, SIZE=size, BLOCK=KEY_TILE, STEPS=steps,
+    )  # fmt: skip
+    _scales_kernel[(heads,)](
+        parts, mean_GD, scales, num_parts, num_heads, num_groups, num_keys,
+        LARGEST=FLOAT8_MAX, SIZE=size, num_warps=1,
+    )  # fmt: skip
+    return Extents(mean_GD, *scales.split((num_heads, num_groups, num_groups)))
 
 
 @triton.jit
@@ -125,7 +211,8 @@ def _attend_kernel(
     q_ptr,
     k_ptr,
     v_ptr,
-    scale_ptr,
+    q_scales_ptr,
+    k_scales_ptr,
     v_scales_ptr,
     tiles_ptr,
     out_ptr,
@@ -135,6 +222,7 @@ def _attend_kernel(
     padded_keys,
     num_listed,
     num_heads,
+    softmax_scale,
     REPEATS: tl.constexpr,
     LISTED: tl.constexpr,
     SHIFT: tl.constexpr,
@@ -150,7 +238,7 @@ def _attend_kernel(
     rows = tile * BLOCK_P + tl.arange(0, BLOCK_P)
     q_place = head.to(tl.int64) * padded_queries * SIZE + rows[:, None] * SIZE + dims[None, :]
     q = tl.load(q_ptr + q_place, mask=rows[:, None] < num_queries, other=0.0)
-    scale = tl.load(scale_ptr + head)
+    scale = tl.load(q_scales_ptr + head) * tl.load(k_scales_ptr + group) * softmax_scale
     k_base = k_ptr + group.to(tl.int64) * padded_keys * SIZE
     v_base = v_ptr + group.to(tl.int64) * padded_keys * SIZE
     best = tl.full([BLOCK_P], float("-inf"), tl.float32)
@@ -199,23 +287,20 @@ def attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIJ: Tensor | None
     (num_queries, num_heads, size), (num_keys, num_groups, _) = q_THD.shape, k_SGD.shape
     # A softmax does not change where all keys are moved alike, and they are smaller without
     # their mean (SageAttention, arXiv 2410.02367).
-    mean_GD = k_SGD.mean(dim=0, dtype=torch.float32)
-    scales_q = _scales(q_THD, None)
-    scales_k, scales_v = _scales(k_SGD, mean_GD), _scales(v_SGD, None)
-    q_HTD = quantise_heads(q_THD, None, scales_q, transposed=False)
-    k = quantise_heads(k_SGD, mean_GD, scales_k, transposed=False)
-    v = quantise_heads(v_SGD, None, scales_v, transposed=True)
-    repeats = num_heads // num_groups
-    scale_H = scales_q * scales_k.repeat_interleave(repeats) * (_LOG2_E / math.sqrt(size))
+    mean_GD, scale_q_H, scale_k_G, scale_v_G = measure(q_THD, k_SGD, v_SGD)
+    q_HTD = quantise_heads(q_THD, None, scale_q_H, transposed=False)
+    k = quantise_heads(k_SGD, mean_GD, scale_k_G, transposed=False)
+    v = quantise_heads(v_SGD, None, scale_v_G, transposed=True)
     out_THD = torch.empty((num_queries, num_heads, size), dtype=q_THD.dtype, device=q_THD.device)
 
     def launch(first: int, end: int, tiles: Tensor | None) -> None:
         _attend_kernel[(triton.cdiv(end - first, QUERY_TILE), num_heads)](
-            q_HTD[:, first:], k, v, scale_H, scales_v, scale_H if tiles is None else tiles,
-            out_THD[first:], end - first, num_keys, q_HTD.shape[1], k.shape[1],
-            0 if tiles is None else tiles.shape[2], num_heads,
-            REPEATS=repeats, LISTED=tiles is not None, SHIFT=_WEIGHT_SHIFT, SIZE=size,
-            BLOCK_P=QUERY_TILE, BLOCK_L=_PAIR * KEY_TILE, TILE=KEY_TILE, num_warps=4, num_stages=3,
+            q_HTD[:, first:], k, v, scale_q_H, scale_k_G, scale_v_G,
+            scale_q_H if tiles is None else tiles, out_THD[first:], end - first, num_keys,
+            q_HTD.shape[1], k.shape[1], 0 if tiles is None else tiles.shape[2], num_heads,
+            _LOG2_E / math.sqrt(size), REPEATS=num_heads // num_groups, LISTED=tiles is not None,
+            SHIFT=_WEIGHT_SHIFT, SIZE=size, BLOCK_P=QUERY_TILE, BLOCK_L=_PAIR * KEY_TILE,
+            TILE=KEY_TILE, num_warps=4, num_stages=3,
         )  # fmt: skip
 
     listed = 0
@@ -227,12 +312,3 @@ def attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIJ: Tensor | None
         launch(listed, num_queries, None)
     return out_THD
 
-
-def _scales(x_THD: Tensor, mean_HD: Tensor | None) -> Tensor:
-    """Return each head's largest magnitude (from its mean) over float8's, float32 [H]."""
-    low_HD, high_HD = (x.float() for x in torch.aminmax(x_THD.flatten(1), dim=0))
-    low_HD, high_HD = (x.view(x_THD.shape[1:]) for x in (low_HD, high_HD))
-    if mean_HD is not None:
-        low_HD, high_HD = low_HD - mean_HD, high_HD - mean_HD
-    largest_H = torch.maximum(low_HD.abs(), high_HD.abs()).amax(dim=-1)
-    return (largest_H / FLOAT8_MAX).clamp(min=1e-30)

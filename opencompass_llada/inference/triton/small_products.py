@@ -115,6 +115,7 @@ def multiply_few(
     arrivals_I: Tensor,
     *,
     tiling: tuple[int, int] | None = None,
+    out_TN: Tensor | None = None,
 ) -> Tensor:
     """Return inputs, not rounded, times float8 weights, [T, N], in the inputs' dtype.
 
@@ -126,12 +127,15 @@ def multiply_few(
         arrivals_I: int32 zeros, one for each `CHANNEL_TILE` output channels, which are zeros again
             afterwards; products that may run at once have their own.
         tiling: Channels and inputs of a tile; None tunes them on the first call for a shape.
+        out_TN: Where to write the product, dense; None allocates it.
     """
     (num_tokens, num_inputs), num_channels = x_TK.shape, weight_NK.shape[0]
     assert 0 < num_tokens <= SMALL_PRODUCT, num_tokens
     assert x_TK.stride(1) == 1, x_TK.stride()
     assert weight_NK.is_contiguous(), weight_NK.stride()
-    out_TN = x_TK.new_empty((num_tokens, num_channels))
+    if out_TN is None:
+        out_TN = x_TK.new_empty((num_tokens, num_channels))
+    assert out_TN.is_contiguous(), out_TN.stride()
     assert len(arrivals_I) * CHANNEL_TILE >= num_channels, (len(arrivals_I), num_channels)
     splits, of_split = _split(num_channels, num_inputs, _processors(x_TK.device))
     parts = out_TN  # not touched where nothing is split
@@ -164,12 +168,12 @@ def multiply_few(
 def _split(num_channels: int, num_inputs: int, processors: int) -> tuple[int, int]:
     """Return in how many parts inputs are split, and the inputs of one, for a card's processors.
 
-    A power of two, so that tiles of 128 channels are programs for four in five processors: of 132,
-    4,096 channels are split in 4 and 12,288 in 2.
+    A power of two, so that tiles of 64 channels are programs for 1.4 times the processors: of 132,
+    4,096 channels are split in 4 and 6,144 in 2. More parts cost more to add than they gain.
     """
-    tiles, splits = triton.cdiv(num_channels, 128), 1
+    tiles, splits = triton.cdiv(num_channels, CHANNEL_TILE), 1
     pieces = triton.cdiv(num_inputs, _INPUT_TILE)
-    while tiles * splits < 0.8 * processors and 4 * splits <= pieces:
+    while tiles * splits < 1.4 * processors and 4 * splits <= pieces:
         splits *= 2
     of_split = triton.cdiv(pieces, splits) * _INPUT_TILE
     return triton.cdiv(num_inputs, of_split), of_split
