@@ -19,7 +19,7 @@ from test_fast_exact import TOKENS, prompts_of
 from tiny import tiny_model, write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
 from tiny_dream import tiny_dream
-from tiny_experts import tiny_llada2
+from tiny_experts import llada2_fields, tiny_llada2
 from tiny_sdar import tiny_sdar
 
 from opencompass_llada.inference import (
@@ -45,7 +45,12 @@ from opencompass_llada.inference.prefill import (
     sparse_share,
 )
 from opencompass_llada.inference.tilings import SMALL_PRODUCT
-from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
+from opencompass_llada.networks import (
+    LLaDA2MoeConfig,
+    LLaDA2MoeForMaskedDiffusion,
+    LLaDAConfig,
+    LLaDAForMaskedDiffusion,
+)
 from opencompass_llada.runs.checks import check_options
 from opencompass_llada.runs.makers import list_differences
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
@@ -365,6 +370,24 @@ def test_a_plan_counts_float8_states_beside_what_the_mlp_writes():
             for size in sizes
         ]
         assert plans[1].activation_bytes - plans[0].activation_bytes == added
+
+
+@pytest.mark.parametrize("num_dense", [0, 1])
+def test_a_plan_counts_float8_states_of_dense_layers_beside_those_with_experts(num_dense):
+    """Their MLP takes them as that of a network without experts does; experts never do."""
+    sizes = {"hidden_size": 2048, "num_attention_heads": 1, "num_key_value_heads": 1}
+    fields = llada2_fields(**sizes, head_dim=128, first_k_dense_replace=num_dense)
+    with torch.device("meta"):
+        network = LLaDA2MoeForMaskedDiffusion(LLaDA2MoeConfig(**fields))
+    size = NetworkSize.of(network, torch.bfloat16, precision="float8")
+    assert size.takes_rows is bool(num_dense)
+    tokens, chunk = 262144, 1024
+    plan = MemoryPlan(
+        size=size, row_lengths=(tokens,), block_length=32, cache_dtype=None, mlp_chunk=chunk
+    )
+    mlp = tokens * (2 * 2048 * 2 + 2048 + 4) + chunk * 48 * (2 * 2 + 1)
+    attention = tokens * (2 * 2048 + 2 * 128 * 2) * 2
+    assert plan.activation_bytes == (mlp if num_dense else attention) + 2 * 4 * 128 * tokens
 
 
 def test_a_plan_counts_what_weights_will_take(quantised):

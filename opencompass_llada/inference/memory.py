@@ -47,7 +47,7 @@ class NetworkSize:
     element_size: int
     """Bytes of an activation."""
     takes_rows: bool = False
-    """Whether MLPs of many tokens may take float8 inputs; never with experts."""
+    """Whether dense MLPs of many tokens may take float8 inputs; layers with experts never do."""
 
     @classmethod
     def of(
@@ -63,11 +63,12 @@ class NetworkSize:
             weights += sum(added_bytes(part, dtype) for part in linear_parts(network))
         is_float8 = precision == "float8" or any(map(takes_rows, network.modules()))
         shape = network.config.shape
+        is_dense = shape.experts is None or not all(shape.experts.sparse_layers)
         return cls(
             shape=shape,
             weight_bytes=weights,
             element_size=dtype.itemsize,
-            takes_rows=is_float8 and shape.experts is None,
+            takes_rows=is_float8 and is_dense,
         )
 
 
@@ -147,16 +148,16 @@ class MemoryPlan:
             heads *= 2
         attention = tokens * (2 * shape.width + heads)
         chunk = min(self.mlp_chunk, tokens)
-        inner = 3 * shape.mlp_width * self.size.element_size
+        inner = dense = 3 * shape.mlp_width * self.size.element_size
         if shape.experts is not None:  # whose output waits for the shared expert's
             mixed = max(memory_of(shape.experts, shape.width, self.size.element_size), inner)
             inner = mixed + shape.width * self.size.element_size
         states = 2 * shape.width * self.size.element_size
         mlp = tokens * states + chunk * inner
         if self.size.takes_rows:  # which the output is not written over; what is gated is float8
-            inner -= shape.mlp_width * (self.size.element_size - FLOAT8.itemsize)
+            dense -= shape.mlp_width * (self.size.element_size - FLOAT8.itemsize)
             rows = shape.width * FLOAT8.itemsize + 4
-            mlp = max(mlp, tokens * (states + rows) + chunk * inner)
+            mlp = max(mlp, tokens * (states + rows) + chunk * dense)
         tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
         bytes_of_attention = attention * self.size.element_size + self._chunk_bytes
         bytes_of_attention += prefill_bytes(self.prefill, self._own_heads, self.row_lengths)
