@@ -318,6 +318,33 @@ def test_a_dumped_config_has_the_options_and_not_the_name(tmp_path):
         assert held[4:] == ["fast", "fast"], "not known what fits it; and not ours"
 
 
+def test_the_log_of_a_run_says_once_what_a_preset_is_to_each_model(caplog):
+    """Where it is written out, a model that is loaded knows of none."""
+    models = [{**tiny(sampler="fast", abbr=name), "path": f"asset:tiny-{name}"}
+              for name in ("llada", "block", "ar")]  # fmt: skip
+    cfg = Config({"models": models, "model_dataset_combinations": [{"models": models}] * 2})
+    with caplog.at_level(logging.INFO):
+        _write_presets_out(cfg)
+    found = [(own.levelname, own.getMessage()) for own in caplog.records]
+    assert found == [
+        ("INFO", "llada: sampler='fast' is cache=dict(type='prompt', dtype='float8'), "
+                 "early_stop=True"),
+        ("WARNING", "block: sampler='fast' is early_stop=True; without cache, since it is "
+                    "block-causal, and keeps its finished blocks exactly"),
+        ("WARNING", "ar: sampler='fast' is without effect here; without cache, early_stop, since "
+                    "it is autoregressive"),
+    ]  # fmt: skip
+
+
+def test_a_setting_of_fidelity_without_effect_is_refused(caplog):
+    """It would be compared with itself."""
+    setting = parse_setting(["sampler=fast"])
+    with pytest.raises(ValueError, match="without effect here; .* since it is autoregressive"):
+        apply_setting({**tiny(), "path": "asset:tiny-ar"}, setting)
+    apply_setting({**tiny(), "path": "asset:tiny-block"}, setting)
+    assert "without cache, since it is block-causal" in caplog.text
+
+
 def test_a_maker_is_that_of_the_options_written_out():
     data = {"infer_cfg": {"inferencer": {"type": "GenInferencer", "max_out_len": 16}}}
 

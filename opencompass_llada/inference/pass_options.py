@@ -106,7 +106,8 @@ class PassOptions:
     def refuse(self, path: str, why: str) -> None:
         """Raise a ValueError if there are any, for a checkpoint that cannot have them."""
         if self.given:
+            says, it = ("say", "them") if len(self.given) > 1 else ("says", "it")
             raise ValueError(
-                f"{' and '.join(self.given)} say how this package's diffusion networks compute, "
-                f"and {path!r} {why}; leave {'them' if len(self.given) > 1 else 'it'} out"
+                f"{' and '.join(self.given)} {says} how this package's diffusion networks compute, "
+                f"and {path!r} {why}; leave {it} out"
             )

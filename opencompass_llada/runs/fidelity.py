@@ -27,7 +27,7 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.files import write_text
 from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
-from opencompass_llada.presets import OF_MODEL, as_options
+from opencompass_llada.presets import OF_MODEL, as_options, names_preset
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.report.results import finite, read_cell
@@ -37,7 +37,7 @@ from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.runs.makers import read_maker
 from opencompass_llada.runs.provenance import describe_environment, read_provenance
-from opencompass_llada.runs.reductions import write_out
+from opencompass_llada.runs.reductions import find_preset, write_out
 from opencompass_llada.runs.run_folder import RunFolder, read_run
 from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper.keywords import KEYWORDS
@@ -263,7 +263,7 @@ def parse_setting(given: Sequence[str]) -> dict[str, Any]:
 def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's config with a setting in it; sampler options go into ``sampler``.
 
-    A preset is written out, as far as it fits the model.
+    A preset is written out, as far as it fits the model; one that does not at all is refused.
     """
     options = {name: value for name, value in setting.items() if name in _SAMPLER_OPTIONS}
     keywords = {name: value for name, value in setting.items() if name not in options}
@@ -274,7 +274,11 @@ def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[
             f"{sorted(options)} cannot be set; write it as sampler=dict(...)"
         )
     sampler = {**as_options(model.get("sampler")), **options}
-    return dict(write_out({**model, **keywords, **({"sampler": sampler} if sampler else {})}))
+    applied = {**model, **keywords, **({"sampler": sampler} if sampler else {})}
+    preset = find_preset(applied) if names_preset(setting.get("sampler")) else None
+    if preset is not None and not preset.options:
+        raise ValueError(f"{recorded.model_name(model)}: {preset.describe()}; leave it out")
+    return dict(write_out(applied))
 
 
 def list_options(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -276,9 +276,10 @@ def _write_presets_out(cfg: Any) -> None:
     """Let the config that is dumped hold what presets stand for, whatever a later version takes."""
     from opencompass_llada.runs.reductions import write_out
 
+    told: set[str] = set()
     for group in (cfg, *(cfg.get("model_dataset_combinations") or ())):
         for model in group.get("models") or ():
-            for key, value in write_out(model).items():
+            for key, value in write_out(model, told).items():
                 if model.get(key) != value:
                     model[key] = value
 

@@ -126,19 +126,30 @@ class Reductions:
         return presets.put_in(config, fitting)
 
 
-def write_out(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a model's config with what its preset stands for in the place of its name.
-
-    So that a dumped config says what was run. As it is comes back what names no preset, and a model
-    whose config.json is not on this machine, so that what fits it is not known.
-    """
+def find_preset(model: Mapping[str, Any]) -> presets.FittedPreset | None:
+    """Return what a model's config names as its sampler's preset; None for none, or not ours."""
     if not recorded.is_ours(model) or not presets.names_preset(model.get("sampler")):
-        return model
+        return None
     from opencompass_llada.wrapper import LLaDACausalLM
 
-    fitted = LLaDACausalLM.check_arguments(**recorded.model_keywords(model)).preset
-    assert fitted is not None, "the config names one"
-    return presets.put_in(model, fitted.options) if fitted.is_certain else model
+    return LLaDACausalLM.check_arguments(**recorded.model_keywords(model)).preset
+
+
+def write_out(model: Mapping[str, Any], told: set[str] | None = None) -> Mapping[str, Any]:
+    """Return a model's config with what its preset stands for in the place of its name.
+
+    So that a dumped config says what was run; the log says it, too, unless it is among what was
+    ``told``. As it is comes back what names no preset, and a model whose config.json is not on this
+    machine, so that what fits it is not known: it says so itself when it is loaded.
+    """
+    fitted, told = find_preset(model), set() if told is None else told
+    if fitted is None or not fitted.is_certain:
+        return model
+    line = f"{recorded.model_name(model)}: {fitted.describe()}"
+    if line not in told:
+        logger.log(logging.WARNING if fitted.misfits else logging.INFO, "%s", line)
+        told.add(line)
+    return presets.put_in(model, fitted.options)
 
 
 def parse(name: str, written: str) -> Any:
