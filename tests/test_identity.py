@@ -16,6 +16,8 @@ from opencompass_llada.report.identity import (
     hash_protocol,
 )
 from opencompass_llada.report.scores import rank_scores
+from opencompass_llada.runs.run_folder import MODEL_KEYS, WAYS_TO_RUN
+from opencompass_llada.wrapper.keywords import KEYWORDS
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
 ONE = [make_model("one")]
@@ -240,6 +242,8 @@ def test_a_resumed_run_with_another_model_under_the_name_is_said(tmp_path):
         ("'abbr': 'one'", "'abbr': 'one', 'chat': True", "chat"),
         ("'abbr': 'one'", "'abbr': 'one', 'precision': 'float8'", "precision"),
         ("'abbr': 'one'", "'abbr': 'one', 'prefill': {'type': 'float8'}", "prefill"),
+        ("'abbr': 'one'", "'abbr': 'one', 'attention_block': 8", "attention_block"),
+        ("'abbr': 'one'", "'abbr': 'one', 'sequence_parallel': 2", None),
     ],
 )
 def test_a_resumed_run_with_other_settings_is_said(tmp_path, old, new, said):
@@ -248,6 +252,13 @@ def test_a_resumed_run_with_other_settings_is_said(tmp_path, old, new, said):
     (folder / "configs" / "b_2.py").write_text(text.replace(old, new))
     _, _, notes = read(tmp_path)
     assert (f"run again in this folder with another {said}" in notes) == (said is not None)
+
+
+def test_every_keyword_of_ours_is_known_to_change_answers_or_not():
+    change_nothing = {"model_type", "batch_size", "device", "attention_backend", "pad_token_id"}
+    in_other_forms = {"model_kwargs"}  # a dtype beside a device
+    sorted_out = {*MODEL_KEYS, *WAYS_TO_RUN, *change_nothing, *in_other_forms, "sequence_parallel"}
+    assert set(KEYWORDS) <= sorted_out
 
 
 def test_hosts_that_shared_the_work_join(tmp_path):

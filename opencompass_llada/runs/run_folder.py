@@ -19,12 +19,12 @@ from opencompass_llada.runs import recorded_files as recorded
 Config = Mapping[str, Any]
 Pair = tuple[Config, Config]
 #: What makes a model config another model, and not another way to run it.
-MODEL_KEYS = ("path", "peft_path", "rope_scaling", "scaling_config", "type")
+MODEL_KEYS = ("path", "peft_path", "peft_kwargs", "rope_scaling", "scaling_config", "type")
 #: What changes answers of the same model.
 WAYS_TO_RUN = ("sampler", "diffusion_config", "generation_kwargs", "max_out_len", "max_seq_len",
                "truncation", "drop_middle", "meta_template", "chat", "add_bos", "seed",
-               "stop_words", "likelihood", "dtype", "precision", "prefill",
-               "tokenizer_path")  # fmt: skip
+               "stop_words", "likelihood", "dtype", "precision", "prefill", "attention_block",
+               "mask_token_id", "tokenizer_path", "tokenizer_kwargs")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
