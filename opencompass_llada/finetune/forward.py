@@ -100,7 +100,7 @@ def run_checkpointed(
         return run()
 
 
-# Each of these three is a function of its own: torch.compile keeps 8 compiled forms of one.
+# Each of these is a function of its own: torch.compile keeps 8 compiled forms of one.
 
 
 def _inputs_again(attention_inputs: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,10 +186,14 @@ class TrainingNetwork(nn.Module):
         """
         for number, block in enumerate(blocks):
             block.attention_inputs = _inputs_again(block.attention_inputs)  # type: ignore
-            # The last blocks' tensors are gone before others are computed again.
-            is_kept = number >= len(blocks) - self._recipe.keep_mlp
-            mlp = _keep_gates(block) if is_kept else _mlp_again(block.add_mlp)
+            keeps = self._keeps_gates(number)
+            mlp = _keep_gates(block) if keeps else _mlp_again(block.add_mlp)
             block.add_mlp = mlp  # type: ignore
+
+    def _keeps_gates(self, number: int) -> bool:
+        """Whether a block keeps tensors of its MLP: the last ones, done with before others."""
+        num_blocks = len(cast(BidirectionalNetwork, self.model).blocks)
+        return number >= num_blocks - self._recipe.keep_mlp
 
     def _compile(self) -> None:
         """Compile the whole network, or where blocks are run one by one the parts around attention.
@@ -197,7 +201,8 @@ class TrainingNetwork(nn.Module):
         Attention over documents stays as it is: its bounds change with every batch. So does the
         MLP's last product, which a block or a tile that is computed again then leaves out
         (nothing saved for the backward pass comes after it); compiled code runs as a whole. Tiles
-        are calls of one compiled function, however many a row has.
+        are calls of one compiled function, however many a row has. Only an MLP whose gates are kept
+        is compiled with its checkpoints inside: there the compiler decides what it keeps.
         """
         recipe = self._recipe
         by_block = (
@@ -211,11 +216,9 @@ class TrainingNetwork(nn.Module):
             self._whole = torch.compile(self._whole, dynamic=False)
             self._whole_doubled = torch.compile(self._whole_doubled, dynamic=False)
             return
-        parts = ["attention_inputs", "add_attention", "inner_states"]
-        if recipe.keep_projections and recipe.mlp_tile is None:
-            parts[-1] = "add_mlp"  # whose last product the compiler leaves out by itself
-        for block in cast(BidirectionalNetwork, self.model).blocks:
-            for name in parts:
+        for number, block in enumerate(cast(BidirectionalNetwork, self.model).blocks):
+            mlp = "add_mlp" if self._keeps_gates(number) else "inner_states"
+            for name in ("attention_inputs", "add_attention", mlp):
                 setattr(block, name, torch.compile(getattr(block, name)))
 
     def forward(self, batch: Batch | Callable[[PreTrainedModel], Any]) -> Any:

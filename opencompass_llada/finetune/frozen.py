@@ -56,7 +56,11 @@ class FrozenLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """Rows times frozen weights; nothing but the weights is saved for the backward pass."""
+    """Rows times frozen weights, which are all that the backward pass needs.
+
+    The context holds them itself: what is saved for the backward pass is saved behind the product,
+    which a block that is computed again would then have to compute.
+    """
 
     @staticmethod
     def forward(
@@ -67,14 +71,14 @@ class _Product(torch.autograd.Function):
         bias_N: Tensor | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        ctx.save_for_backward(weight_NK, scales_N)
+        ctx.weights = weight_NK, scales_N
         ctx.dtype = x_TK.dtype
         return multiply(_quantise_rows(x_TK), weight_NK, scales_N, bias_N, dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_TN,) = gradients
-        weight_NK, scales_N = ctx.saved_tensors
+        weight_NK, scales_N = ctx.weights
         return (input_gradient(gradient_TN, weight_NK, scales_N, ctx.dtype), *[None] * 4)
 
 
