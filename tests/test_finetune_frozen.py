@@ -16,6 +16,7 @@ from finetune_runs import LONGER, RECIPE, first_batches, small_recipe, small_tra
 from functorch.compile import make_boxed_func
 from safetensors.torch import load_file
 from tiny import tiny_config, write_tiny_checkpoint
+from tiny_sdar import write_tiny_sdar
 
 from opencompass_llada.finetune import network, resources
 from opencompass_llada.finetune.frozen import FrozenLinear, frozen_layers, input_gradient
@@ -97,6 +98,26 @@ def test_all_linear_layers_are_quantised_and_adapters_learn_through_them(tmp_pat
     }
     assert losses["float8"].item() != losses[None].item()
     assert losses["float8"].item() == pytest.approx(losses[None].item(), rel=0.01)
+
+
+def test_block_diffusion_trains_adapters_over_float8_and_refuses_what_keeps_more(tmp_path):
+    base = write_tiny_sdar(tmp_path / "base", max_position_embeddings=128)
+    blocks = {"objective": "block_diffusion", "block_length": 4}
+    blocks["phases"] = [{"sequence_length": 128, "num_steps": 2, "rows_per_step": 2}]
+    losses, finals = {}, {}
+    for precision in (None, "float8"):
+        lora = {**FLOAT8, "frozen_precision": precision}
+        trainer = trainer_in(tmp_path / str(precision), base, lora=lora, **blocks)
+        losses[precision] = trainer.network(first_batches(trainer)[0]).item()
+        finals[precision] = trainer.train()
+    assert losses["float8"] != losses[None]
+    assert losses["float8"] == pytest.approx(losses[None], rel=0.02)
+    assert (finals["float8"] / "model.safetensors").is_file()
+    checkpointing = {"activation_checkpointing": True}
+    for kept in (KEPT, {**KEPT, "keep_mlp": 1}):
+        names = ", ".join(f"{n}={v}".lower() for n, v in kept.items() if n not in checkpointing)
+        with pytest.raises(ValueError, match=f"block_diffusion' does not work with {names}: .*out"):
+            trainer_in(tmp_path / "kept", base, **blocks, **kept)
 
 
 @pytest.mark.parametrize("save", ["both", "merged"])
@@ -403,6 +424,20 @@ def test_compiled_steps_keep_no_gates_that_are_not_asked_for(tmp_path, base, pre
     }
     assert sizes[True, 0] < 1.1 * sizes[False, 0], sizes
     assert sizes[True, 1] > sizes[True, 0], sizes
+
+
+@pytest.mark.parametrize("name", ["activation_checkpointing", "mlp_tile"])
+def test_the_small_twin_is_not_told_of_what_saves_it_nothing(name):
+    """Its network is transformers': both had no effect, and were counted in its plan."""
+    twin = {"objective": "autoregressive", "retrieval_share": 0.0}
+    value = {"activation_checkpointing": True, "mlp_tile": 64}[name]
+    with pytest.raises(ValueError, match=f"{name}={value} does not work with objective='autoreg"):
+        small_recipe(RECIPE, **twin, **{name: value})
+    phases = [{"sequence_length": 8192, "num_steps": 1, "rows_per_step": 1}]
+    recipe = small_recipe(RECIPE, **twin, phases=phases)
+    with pytest.raises(ValueError, match="No setting of loss_chunk makes it fit: use ") as error:
+        resources.check_memory(recipe, LLADA_8B, 1, 1e9, on_cuda=True)
+    assert name not in str(error.value)
 
 
 @pytest.mark.gpu

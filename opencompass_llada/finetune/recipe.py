@@ -312,6 +312,8 @@ _OF_THE_TWIN = {
     "continuation_share": 0.0,
     "random_length_share": 0.0,
     "sequence_parallel": 1,
+    "activation_checkpointing": False,
+    "mlp_tile": None,
 }
 
 

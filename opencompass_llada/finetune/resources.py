@@ -359,16 +359,17 @@ def _settings_that_fit(
 ) -> tuple[dict[str, Any], bool]:
     """Return changes of the recipe that change no result, and whether they make a step fit."""
     changes: dict[str, Any] = {}
+    is_ours = recipe.objective != "autoregressive"  # the twin's network is transformers'
     for name, value, helps in (  # those that cost the least time first
         ("loss_chunk", 4096, recipe.loss_chunk > 4096),
         ("micro_rows", 1, recipe.micro_rows != 1),
-        ("activation_checkpointing", True, not recipe.activation_checkpointing),
+        ("activation_checkpointing", True, not recipe.activation_checkpointing and is_ours),
         ("keep_mlp", 0, recipe.keep_mlp),
         ("keep_projections", False, recipe.keep_projections),
-        ("mlp_tile", 4096, recipe.mlp_tile is None),
+        ("mlp_tile", 4096, recipe.mlp_tile is None and is_ours),
         ("keep_attention", False, recipe.keep_attention),
         ("offload_average", True, recipe.ema_decay and not recipe.offload_average and on_cuda),
-        ("offload_checkpoints", True, not recipe.offload_checkpoints and on_cuda),
+        ("offload_checkpoints", True, not recipe.offload_checkpoints and is_ours and on_cuda),
     ):
         if not helps:
             continue
