@@ -6,12 +6,14 @@ import collections
 import dataclasses
 import functools
 import gc
+import itertools
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from finetune_runs import LONGER, RECIPE, first_batches, small_recipe, small_trainer
 from functorch.compile import make_boxed_func
 from safetensors.torch import load_file
@@ -438,6 +440,39 @@ def test_the_small_twin_is_not_told_of_what_saves_it_nothing(name):
     with pytest.raises(ValueError, match="No setting of loss_chunk makes it fit: use ") as error:
         resources.check_memory(recipe, LLADA_8B, 1, 1e9, on_cuda=True)
     assert name not in str(error.value)
+
+
+def test_the_pages_say_what_the_plan_counts(repository_root):
+    docs = repository_root / "docs"
+    page = (docs / "how_to" / "post_train.md").read_text(encoding="utf-8")
+    block, told = re.search(
+        r"```yaml\n(# LLaDA-8B.* (\d+) GB by plan\..*?)```", page, re.S
+    ).groups()
+    recipe = small_recipe(LONGER, **{**LONG, **yaml.safe_load(block)})
+    assert recipe.lora.frozen_precision == "float8"
+    assert recipe.keep_mlp
+    assert f"{needed(recipe):.0f}" == told
+    assert all(f"| `{name}` |" in page for name in ("lora.frozen_precision", *list(KEPT)[2:]))
+
+    page = (docs / "explanation" / "post_training_scale.md").read_text(encoding="utf-8")
+    plain, float8 = (
+        small_recipe(LONGER, **{**LONG, **KEPT, "keep_projections": False, "lora": lora})
+        for lora in ({"rank": 64}, {"rank": 64, "frozen_precision": "float8"})
+    )
+    eight = f"{needed(float8, 8):.1f} GB in place of {needed(plain, 8):.1f} at 32K"
+    assert eight in page
+    sizes = [
+        needed(float8, keep_attention=False),
+        needed(float8),
+        needed(float8, keep_projections=True),
+        needed(float8, keep_projections=True, keep_mlp=1),
+    ]
+    for name, more in zip(
+        ("keep_attention", "keep_projections", "keep_mlp: N"),
+        (after - before for before, after in itertools.pairwise(sizes)),
+        strict=True,
+    ):
+        assert re.search(rf"\| `{name}` \| [^|]* \| {more:.1f} GB", page), (name, more)
 
 
 @pytest.mark.gpu
