@@ -157,7 +157,9 @@ class Bench(RecordedParts):
             found[str(length)] = self._time(server, length, NEW_TOKENS, cache)
         if options.type != "sparse":  # few tokens: all keys are seen
             prompt, answer = QUICK_BLOCKS if self.quick else BLOCKS
-            found[f"{prompt}+{answer}"] = self._time(server, prompt, answer, CacheOptions(type="dual"))
+            found[f"{prompt}+{answer}"] = self._time(
+                server, prompt, answer, CacheOptions(type="dual")
+            )
         server.release()
         return found
 

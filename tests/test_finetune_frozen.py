@@ -183,7 +183,10 @@ def test_files_of_the_start_are_open_only_where_weights_are_read_again(
 
 
 class Graphs:
-    """A backend of torch.compile that counts products and quantisations of the backward graphs."""
+    """A backend of torch.compile that counts what the backward graphs compute.
+
+    Gradients of frozen products, other products, and quantisations.
+    """
 
     def __init__(self):
         self.backward = collections.Counter()
@@ -200,7 +203,9 @@ class Graphs:
 
     def count(self, graph, _):
         targets = [str(node.target) for node in graph.graph.nodes]
-        self.backward[targets.count("aten.mm.default"), targets.count("aten.amax.default")] += 1
+        gradients = sum("frozen_input_gradient" in target for target in targets)
+        products = targets.count("aten.mm.default")
+        self.backward[gradients, products, targets.count("aten.amax.default")] += 1
         return make_boxed_func(graph.forward)
 
 
@@ -227,10 +232,11 @@ def test_compiled_parts_compute_the_same_and_leave_out_products(
         distance = (found[1][name] - gradient).norm() / gradient.norm()
         assert distance < 1e-3, name
     if tile is None:
-        # A layer has five products backward. Besides, attention's three inputs and output need the
-        # inner products of adapters, 3 of them (that of the output is saved), and the MLP 5
-        # products (not its last ones) and the quantisation of its input, where nothing is kept.
-        inputs, output, mlp, kept_mlp = (15 + 3, 3), (5, 1), (15 + 7, 3 + 1), (15 + 3, 3)
+        # A layer has the gradient of its frozen product backward, and four products of its adapter.
+        # Besides, attention's three inputs and a kept MLP need the adapters' inner products again,
+        # 3 of them; no frozen product, and so no quantisation, is computed again. An MLP of which
+        # nothing is kept is computed again outside these graphs, by one form for all blocks.
+        inputs, output, mlp, kept_mlp = (3, 12 + 3, 0), (1, 4, 0), (2, 8, 0), (3, 12 + 3, 0)
         expected = collections.Counter({inputs: 2, output: 2, mlp: 1})
         expected[kept_mlp] += kept
         assert graphs.backward == expected

@@ -26,28 +26,36 @@ _WEIGHT_SHIFT = 8.0
 """Weights of attention are 2 to this power times themselves."""
 _PAIR = 2
 """Tiles of keys that a step takes at once."""
+_MOST_PARTS = 64
+"""Most stretches of a head's tokens that are measured apart."""
 
 
 @triton.jit
-def _quantise_kernel(x_ptr, out_ptr, scales_ptr, size, stride, LARGEST: tl.constexpr,
-                     BLOCK: tl.constexpr):  # fmt: skip
+def _quantise_kernel(x_ptr, channel_scales_ptr, out_ptr, scales_ptr, size, stride,
+                     SCALED: tl.constexpr, LARGEST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     keep = cols < size
     x = tl.load(x_ptr + row * stride + cols, mask=keep, other=0.0).to(tl.float32)
+    if SCALED:
+        x *= tl.load(channel_scales_ptr + cols, mask=keep, other=0.0)
     scale = tl.maximum(tl.max(tl.abs(x), axis=0) / LARGEST, 1e-30)
     tl.store(scales_ptr + row, scale)
     tl.store(out_ptr + row * size + cols, (x / scale).to(out_ptr.dtype.element_ty), mask=keep)
 
 
-def quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float8 rows and their scales, float32 [T]; channels must be dense."""
+def quantise_rows(x_TK: Tensor, channel_scales_K: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return float8 rows and their scales, float32 [T]; channels must be dense.
+
+    Of inputs times ``channel_scales_K``, float32, if these are given.
+    """
     num_rows, size = x_TK.shape
     out_TK = torch.empty((num_rows, size), dtype=FLOAT8, device=x_TK.device)
     scales_T = torch.empty(num_rows, dtype=torch.float32, device=x_TK.device)
     block = triton.next_power_of_2(size)
     _quantise_kernel[(num_rows,)](
-        x_TK, out_TK, scales_T, size, x_TK.stride(0), LARGEST=FLOAT8_MAX, BLOCK=block,
+        x_TK, scales_T if channel_scales_K is None else channel_scales_K, out_TK, scales_T, size,
+        x_TK.stride(0), SCALED=channel_scales_K is not None, LARGEST=FLOAT8_MAX, BLOCK=block,
         num_warps=16 if block > 8192 else 8,
     )  # fmt: skip
     return out_TK, scales_T
@@ -97,10 +105,10 @@ def quantise_heads(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_steps"])
 def _extents_kernel(q_ptr, k_ptr, v_ptr, parts_ptr, num_queries, num_keys, q_stride, k_stride,
-                    v_stride, num_heads, num_groups, SIZE: tl.constexpr, BLOCK: tl.constexpr,
-                    STEPS: tl.constexpr):  # fmt: skip
+                    v_stride, num_heads, num_groups, num_steps, SIZE: tl.constexpr,
+                    BLOCK: tl.constexpr):  # fmt: skip
     """Write each channel's least, largest and summed value over a stretch of one head's tokens."""
     head = tl.program_id(1)
     x_ptr, num_tokens, stride, own = q_ptr, num_queries, q_stride, head
@@ -109,38 +117,36 @@ def _extents_kernel(q_ptr, k_ptr, v_ptr, parts_ptr, num_queries, num_keys, q_str
     elif head >= num_heads:
         x_ptr, num_tokens, stride, own = k_ptr, num_keys, k_stride, head - num_heads
     dims = tl.arange(0, SIZE)
-    low = tl.full([SIZE], float("inf"), tl.float32)
-    high = tl.full([SIZE], float("-inf"), tl.float32)
-    total = tl.zeros([SIZE], tl.float32)
-    for step in range(STEPS):
-        tokens = (tl.program_id(0) * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
+    low = tl.full([BLOCK, SIZE], float("inf"), tl.float32)
+    high = tl.full([BLOCK, SIZE], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK, SIZE], tl.float32)
+    for step in range(num_steps):
+        tokens = (tl.program_id(0) * num_steps + step) * BLOCK + tl.arange(0, BLOCK)
         inside = (tokens < num_tokens)[:, None]
         places = tokens.to(tl.int64)[:, None] * stride + own * SIZE + dims[None, :]
         x = tl.load(x_ptr + places, mask=inside, other=0.0).to(tl.float32)
-        low = tl.minimum(low, tl.min(tl.where(inside, x, float("inf")), axis=0))
-        high = tl.maximum(high, tl.max(tl.where(inside, x, float("-inf")), axis=0))
-        total += tl.sum(x, axis=0)
+        low = tl.minimum(low, tl.where(inside, x, float("inf")))
+        high = tl.maximum(high, tl.where(inside, x, float("-inf")))
+        total += x
     part_ptr = parts_ptr + (head.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 3 * SIZE
-    tl.store(part_ptr + dims, low)
-    tl.store(part_ptr + SIZE + dims, high)
-    tl.store(part_ptr + 2 * SIZE + dims, total)
+    tl.store(part_ptr + dims, tl.min(low, axis=0))
+    tl.store(part_ptr + SIZE + dims, tl.max(high, axis=0))
+    tl.store(part_ptr + 2 * SIZE + dims, tl.sum(total, axis=0))
 
 
 @triton.jit
 def _scales_kernel(parts_ptr, mean_ptr, scales_ptr, num_parts, num_heads, num_groups, num_keys,
-                   LARGEST: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
+                   LARGEST: tl.constexpr, SIZE: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
     """Join what `_extents_kernel` wrote of a head: its scale and, of a head of keys, its mean."""
     head = tl.program_id(0)
     dims = tl.arange(0, SIZE)
-    low = tl.full([SIZE], float("inf"), tl.float32)
-    high = tl.full([SIZE], float("-inf"), tl.float32)
-    total = tl.zeros([SIZE], tl.float32)
-    for part in range(num_parts):
-        part_ptr = parts_ptr + (head.to(tl.int64) * num_parts + part) * 3 * SIZE
-        low = tl.minimum(low, tl.load(part_ptr + dims))
-        high = tl.maximum(high, tl.load(part_ptr + SIZE + dims))
-        total += tl.load(part_ptr + 2 * SIZE + dims)
+    parts = tl.arange(0, PARTS)
+    places = (head.to(tl.int64) * num_parts + parts)[:, None] * 3 * SIZE + dims[None, :]
+    keep = (parts < num_parts)[:, None]
+    low = tl.min(tl.load(parts_ptr + places, mask=keep, other=float("inf")), axis=0)
+    high = tl.max(tl.load(parts_ptr + SIZE + places, mask=keep, other=float("-inf")), axis=0)
     if (head >= num_heads) & (head < num_heads + num_groups):
+        total = tl.sum(tl.load(parts_ptr + 2 * SIZE + places, mask=keep, other=0.0), axis=0)
         mean = total / num_keys
         tl.store(mean_ptr + (head - num_heads) * SIZE + dims, mean)
         low -= mean
@@ -163,19 +169,21 @@ class Extents(NamedTuple):
 def measure(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Extents:
     """Return the scales of each head; heads and channels must be dense."""
     (num_queries, num_heads, size), (num_keys, num_groups, _) = q_THD.shape, k_SGD.shape
-    heads, steps = num_heads + 2 * num_groups, 16
-    num_parts = triton.cdiv(max(num_queries, num_keys), steps * KEY_TILE)
+    heads, block = num_heads + 2 * num_groups, 32
+    blocks = triton.cdiv(max(num_queries, num_keys), block)
+    num_steps = triton.cdiv(blocks, min(_MOST_PARTS, triton.cdiv(blocks, 8)))
+    num_parts = triton.cdiv(blocks, num_steps)
     parts, mean_GD, scales = (
         torch.empty(shape, dtype=torch.float32, device=q_THD.device)
         for shape in ((heads, num_parts, 3, size), (num_groups, size), (heads,))
     )
     _extents_kernel[(num_parts, heads)](
         q_THD, k_SGD, v_SGD, parts, num_queries, num_keys, q_THD.stride(0), k_SGD.stride(0),
-        v_SGD.stride(0), num_heads, num_groups, SIZE=size, BLOCK=KEY_TILE, STEPS=steps,
+        v_SGD.stride(0), num_heads, num_groups, num_steps, SIZE=size, BLOCK=block,
     )  # fmt: skip
     _scales_kernel[(heads,)](
         parts, mean_GD, scales, num_parts, num_heads, num_groups, num_keys,
-        LARGEST=FLOAT8_MAX, SIZE=size, num_warps=1,
+        LARGEST=FLOAT8_MAX, SIZE=size, PARTS=_MOST_PARTS,
     )  # fmt: skip
     return Extents(mean_GD, *scales.split((num_heads, num_groups, num_groups)))
 
@@ -311,4 +319,3 @@ def attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIJ: Tensor | None
     if listed < num_queries:
         launch(listed, num_queries, None)
     return out_THD
-

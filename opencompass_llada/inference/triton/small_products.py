@@ -15,18 +15,15 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.testing import do_bench
 
 from opencompass_llada.inference.tilings import CHANNEL_TILE, SMALL_PRODUCT
 
 _INPUT_TILE = 256
 """Splits of the inputs are multiples of this, and so of every tile."""
 
-#: Output channels and inputs of a tile, warps and stages: the fastest of a sweep on an H200.
-_TILINGS = (
-    *((64, 128, 4, 4), (64, 128, 4, 6), (64, 256, 4, 4)),
-    *((128, 64, 4, 6), (128, 128, 4, 3), (128, 128, 8, 4)),
-)
+_INPUTS, _WARPS, _STAGES = 128, 4, 4
+"""Inputs of a tile of `CHANNEL_TILE` channels, warps and stages: of ten tilings the fastest for all
+products of LLaDA-8B and 32 tokens on an H200 (docs/experiments/inference_speed.md)."""
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -97,16 +94,6 @@ def multiply_kernel(
         tl.store(out_ptr + places, out, mask=keep)
 
 
-_tuned_kernel = triton.autotune(
-    configs=[
-        triton.Config({"BLOCK_N": channels, "BLOCK_K": inputs}, num_warps=warps, num_stages=stages)
-        for channels, inputs, warps, stages in _TILINGS
-    ],
-    key=["num_channels", "num_inputs", "BLOCK_T", "SPLITS"],
-    do_bench=lambda call, quantiles: do_bench(call, warmup=5, rep=20, quantiles=quantiles),
-)(multiply_kernel)
-
-
 def multiply_few(
     x_TK: Tensor,
     weight_NK: Tensor,
@@ -126,7 +113,7 @@ def multiply_few(
         bias_N: Added after rounding.
         arrivals_I: int32 zeros, one for each `CHANNEL_TILE` output channels, which are zeros again
             afterwards; products that may run at once have their own.
-        tiling: Channels and inputs of a tile; None tunes them on the first call for a shape.
+        tiling: Channels and inputs of a tile, if others than usual.
         out_TN: Where to write the product, dense; None allocates it.
     """
     (num_tokens, num_inputs), num_channels = x_TK.shape, weight_NK.shape[0]
@@ -141,9 +128,8 @@ def multiply_few(
     parts = out_TN  # not touched where nothing is split
     if splits > 1:
         parts = x_TK.new_empty((splits, num_tokens, num_channels), dtype=torch.float32)
-    options = {} if tiling is None else dict(zip(("BLOCK_N", "BLOCK_K"), tiling, strict=True))
-    kernel = multiply_kernel if options else _tuned_kernel
-    kernel[lambda given: (triton.cdiv(num_channels, given["BLOCK_N"]), splits)](
+    channels, inputs = tiling or (CHANNEL_TILE, _INPUTS)
+    multiply_kernel[(triton.cdiv(num_channels, channels), splits)](
         x_TK,
         weight_NK,
         scales_N,
@@ -160,7 +146,10 @@ def multiply_few(
         HAS_BIAS=bias_N is not None,
         WHOLE=num_inputs % _INPUT_TILE == 0,
         BLOCK_T=max(16, triton.next_power_of_2(num_tokens)),
-        **options,
+        BLOCK_N=channels,
+        BLOCK_K=inputs,
+        num_warps=_WARPS,
+        num_stages=_STAGES,
     )
     return out_TN
 
@@ -168,12 +157,12 @@ def multiply_few(
 def _split(num_channels: int, num_inputs: int, processors: int) -> tuple[int, int]:
     """Return in how many parts inputs are split, and the inputs of one, for a card's processors.
 
-    A power of two, so that tiles of 64 channels are programs for 1.4 times the processors: of 132,
-    4,096 channels are split in 4 and 6,144 in 2. More parts cost more to add than they gain.
+    A power of two, so that tiles of 64 channels are programs for 1.9 times the processors: of 132,
+    4,096 channels are split in 4 and 12,288 in 2. More parts cost more to add than they gain.
     """
     tiles, splits = triton.cdiv(num_channels, CHANNEL_TILE), 1
     pieces = triton.cdiv(num_inputs, _INPUT_TILE)
-    while tiles * splits < 1.4 * processors and 4 * splits <= pieces:
+    while tiles * splits < 1.9 * processors and 4 * splits <= pieces:
         splits *= 2
     of_split = triton.cdiv(pieces, splits) * _INPUT_TILE
     return triton.cdiv(num_inputs, of_split), of_split
