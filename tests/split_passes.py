@@ -34,8 +34,8 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any], PrefillOptions | No
     "float8 cached": ("grouped", SHORT, {"type": "prompt", "dtype": "float8"}, None, False),
     "float8 attention": ("grouped", LONG, {"type": "prompt"}, FLOAT8, False),
     "sparse": ("grouped", LONG, {"type": "prompt", "dtype": "float8"}, SPARSE, False),
-    # Inputs of at most 64 tokens are not rounded: stretches must have more, as whole passes have.
-    "float8 weights": ("grouped", LONG, {"type": "prompt"}, None, True),
+    "float8 weights": ("grouped", SHORT, {"type": "prompt"}, None, True),
+    "float8 weights, long": ("grouped", LONG, {"type": "prompt"}, None, True),
 }
 
 

@@ -1,9 +1,10 @@
 """Runs a network's products in float8: weights quantised once by channel, inputs by row.
 
 e4m3 with float32 scales, the largest magnitude over 448. Norms, embedding, head, router and experts
-keep their dtype. A product of at most `SMALL_PRODUCT` rows takes its inputs as they are, since
-reading the weights is all that bounds it; only those of more rows are rounded. On a CPU a product
-is that of the same numbers in float32, which is the oracle of the kernels.
+keep their dtype. A small pass, of at most `SMALL_PRODUCT` tokens of each row, takes its inputs as
+they are, since reading the weights is all that bounds it; others round them. What rows run beside a
+row decides nothing, so that its answer does not depend on them. On a CPU a product is that of the
+same numbers in float32, which is the oracle of the kernels.
 Shape suffixes: T tokens, K input channels, N output channels, I tiles of output channels.
 """
 
@@ -37,7 +38,7 @@ _SMALLEST_HEAD = 32
 
 
 class Float8Linear(nn.Module):
-    """A linear layer whose weights are float8; inputs of many rows are quantised as they come."""
+    """A linear layer whose weights are float8; inputs are quantised as they come, or not."""
 
     arrivals: Tensor
 
@@ -58,9 +59,12 @@ class Float8Linear(nn.Module):
             return product(x, *weights)
         return product(x.reshape(-1, x.shape[-1]), *weights).view(*x.shape[:-1], -1)
 
-    def multiply_into(self, x_TK: Tensor | Rows, out_TN: Tensor) -> None:
-        """Write the product of inputs with the weights to where it is wanted, dense."""
-        product(x_TK, self.weight, self.scales, self.bias, self.arrivals, out_TN)
+    def multiply(
+        self, x_TK: Tensor | Rows, out_TN: Tensor | None = None, *, is_small: bool = False
+    ) -> Tensor:
+        """Return the same of inputs [T, K], not rounded in a small pass, in ``out_TN`` if given."""
+        weights = self.weight, self.scales, self.bias, self.arrivals
+        return product(x_TK, *weights, out_TN, is_small=is_small)
 
 
 def quantise_network(network: BidirectionalNetwork) -> None:
@@ -158,20 +162,26 @@ def product(
     bias_N: Tensor | None,
     arrivals_I: Tensor,
     out_TN: Tensor | None = None,
+    *,
+    is_small: bool = False,
 ) -> Tensor:
     """Return inputs [T, K] times weights [N, K] plus the bias, [T, N], in the inputs' dtype.
 
-    Inputs that are not float8 yet are rounded to it where there are more than `SMALL_PRODUCT` rows.
+    Inputs that are not float8 yet are rounded to it but in a small pass, which may have many rows.
     The product is written to ``out_TN``, dense, if that is given.
     """
     if isinstance(x_TK, Rows):
         return multiply(x_TK[:2], weight_NK, scales_N, bias_N, x_TK.dtype, out_TN)
-    if len(x_TK) > SMALL_PRODUCT:
+    if not is_small:
         return multiply(quantise_rows(x_TK), weight_NK, scales_N, bias_N, x_TK.dtype, out_TN)
     if x_TK.is_cuda:
         from opencompass_llada.inference.triton.small_products import multiply_few
 
-        return multiply_few(x_TK, weight_NK, scales_N, bias_N, arrivals_I, out_TN=out_TN)
+        if out_TN is None:
+            out_TN = x_TK.new_empty((len(x_TK), len(weight_NK)))
+        for some_TK, own_TN in zip(*(x.split(SMALL_PRODUCT) for x in (x_TK, out_TN)), strict=True):
+            multiply_few(some_TK, weight_NK, scales_N, bias_N, arrivals_I, out_TN=own_TN)
+        return out_TN
     exact_TN = F.linear(x_TK.float(), weight_NK.float())
     return _finished((exact_TN * scales_N).to(x_TK.dtype), bias_N, out_TN)
 

@@ -22,7 +22,6 @@ from opencompass_llada.inference.elementwise import PlainElementwise, Rows, kern
 from opencompass_llada.inference.float8 import Float8Linear, no_arrivals, product, takes_rows
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.inference.memory import mlp_chunk_of
-from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.experts import SparseMLP, join
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
@@ -46,7 +45,9 @@ class Projections:
         self.attention_takes_rows = takes_rows(*inputs)
         self.mlp_takes_rows = sparse is None and takes_rows(parts.gate, parts.up, parts.down)
 
-    def queries_keys_values(self, h_TM: Tensor | Rows, wanted_W: Tensor | None) -> list[Tensor]:
+    def queries_keys_values(
+        self, h_TM: Tensor | Rows, wanted_W: Tensor | None, *, is_small: bool
+    ) -> list[Tensor]:
         """Return queries [W, H, D] of what is wanted, keys and values [T, G, D], not rotated.
 
         Where only some are wanted, the input is no float8.
@@ -57,59 +58,74 @@ class Projections:
             assert isinstance(h_TM, Tensor), "where some queries are wanted, the input is no float8"
             own_WM = h_TM[wanted_W]
         if self._qkv is not None and wanted_W is None:
-            q, k, v = self._qkv(h_TM).split(self._widths, dim=-1)
+            q, k, v = self._qkv.times(h_TM, is_small).split(self._widths, dim=-1)
         elif self._qkv is not None:
-            k, v = self._qkv.channels(queries, None)(h_TM).chunk(2, dim=-1)
-            q = self._qkv.channels(0, queries)(own_WM)
+            k, v = self._qkv.channels(queries, None).times(h_TM, is_small).chunk(2, dim=-1)
+            q = self._qkv.channels(0, queries).times(own_WM, is_small)
         elif parts.query_key_value is not None:
-            q, k, v = parts.query_key_value(h_TM).split(self._widths, dim=-1)
+            fused = _times(parts.query_key_value, h_TM, is_small)
+            q, k, v = fused.split(self._widths, dim=-1)
             q = q if wanted_W is None else q[wanted_W]
         else:
-            query, key, value = (
-                cast(nn.Module, part) for part in (parts.query, parts.key, parts.value)
-            )
-            q, k, v = query(own_WM), key(h_TM), value(h_TM)
+            given = ((parts.query, own_WM), (parts.key, h_TM), (parts.value, h_TM))
+            q, k, v = (_times(part, x, is_small) for part, x in given)
         return [x.unflatten(-1, (-1, self.head_dim)) for x in (q, k, v)]
 
-    def mlp(self, h_TM: Tensor | Rows, ops: PlainElementwise, chunk: int) -> Tensor:
+    def attention_out(self, out_TK: Tensor, *, is_small: bool) -> Tensor:
+        """Return the projection of what the heads give, [T, M]."""
+        return _times(self.parts.attention_out, out_TK, is_small)
+
+    def mlp(
+        self, h_TM: Tensor | Rows, ops: PlainElementwise, chunk: int, *, is_small: bool
+    ) -> Tensor:
         """Return the MLP's output, [T, M], in chunks of tokens; over its input, if not float8."""
         if isinstance(h_TM, Rows):
             out_TM = torch.empty_like(h_TM.values_TK, dtype=h_TM.dtype)
             for rows, part_TM in zip(h_TM.split(chunk), out_TM.split(chunk), strict=True):
-                self._down_into(ops.gate_rows(*self._gate_and_up(rows)), part_TM)
+                self._down_into(
+                    ops.gate_rows(*self._gate_and_up(rows, is_small)), part_TM, is_small
+                )
             return out_TM
         for part_TM in h_TM.split(chunk):
-            self._mlp_over(part_TM, ops)
+            self._mlp_over(part_TM, ops, is_small)
         return h_TM
 
-    def _mlp_over(self, h_TM: Tensor, ops: PlainElementwise) -> None:
+    def _mlp_over(self, h_TM: Tensor, ops: PlainElementwise, is_small: bool) -> None:
         mixed_TM = None
         if self._experts is not None:
             mixed_TM = cast(SparseMLP, self.parts.sparse).mix(h_TM, self._experts, ops.experts)
         if self.parts.down is None:
             h_TM.copy_(cast(Tensor, mixed_TM))
             return
-        self._down_into(ops.gate(*self._gate_and_up(h_TM)), h_TM)
+        self._down_into(ops.gate(*self._gate_and_up(h_TM, is_small)), h_TM, is_small)
         if mixed_TM is not None:
             h_TM += mixed_TM
 
-    def _gate_and_up(self, h_TM: Tensor | Rows) -> tuple[Tensor, Tensor]:
+    def _gate_and_up(self, h_TM: Tensor | Rows, is_small: bool) -> tuple[Tensor, Tensor]:
         if self._gate_up is None:
-            gate, up = cast(nn.Module, self.parts.gate), cast(nn.Module, self.parts.up)
-            return gate(h_TM), up(h_TM)
-        gate_TF, up_TF = self._gate_up(h_TM).chunk(2, dim=-1)
+            gate, up = self.parts.gate, self.parts.up
+            return _times(gate, h_TM, is_small), _times(up, h_TM, is_small)
+        gate_TF, up_TF = self._gate_up.times(h_TM, is_small).chunk(2, dim=-1)
         return gate_TF, up_TF
 
-    def _down_into(self, gated_TF: Tensor | Rows, out_TM: Tensor) -> None:
+    def _down_into(self, gated_TF: Tensor | Rows, out_TM: Tensor, is_small: bool) -> None:
         down = self.parts.down
         assert down is not None, "asked for where there is one"
         plain = type(down) is nn.Linear and getattr(down, "bias", None) is None
         if plain and isinstance(gated_TF, Tensor):
             torch.mm(gated_TF, cast(nn.Linear, down).weight.t(), out=out_TM)
         elif isinstance(down, Float8Linear):
-            down.multiply_into(gated_TF, out_TM)
+            down.multiply(gated_TF, out_TM, is_small=is_small)
         else:
             out_TM.copy_(down(gated_TF))
+
+
+def _times(part: nn.Module | None, x_TK: Tensor | Rows, is_small: bool) -> Tensor:
+    """Return a linear module's product, or an adapter's; see `run_layers` for a small pass."""
+    assert part is not None, "asked for where there is one"
+    if isinstance(part, Float8Linear):
+        return part.multiply(x_TK, is_small=is_small)
+    return cast(Tensor, part(x_TK))
 
 
 class Product(NamedTuple):
@@ -121,12 +137,13 @@ class Product(NamedTuple):
     """Of float8 weights, as the next."""
     arrivals_I: Tensor | None
 
-    def __call__(self, x_TK: Tensor | Rows) -> Tensor:
+    def times(self, x_TK: Tensor | Rows, is_small: bool) -> Tensor:
         """Return the products of all channels, [T, N]; inputs are float8 only where weights are."""
         if self.scales_N is None or self.arrivals_I is None:
             assert isinstance(x_TK, Tensor), "float8 inputs are for float8 weights"
             return F.linear(x_TK, self.weight_NK, self.bias_N)
-        return product(x_TK, self.weight_NK, self.scales_N, self.bias_N, self.arrivals_I)
+        weights = self.weight_NK, self.scales_N, self.bias_N, self.arrivals_I
+        return product(x_TK, *weights, is_small=is_small)
 
     def channels(self, first: int, end: int | None) -> Product:
         """Return the product of some of the channels."""
@@ -199,37 +216,42 @@ class FastNetwork:
         attend: LayerAttend,
         wanted_W: Tensor | None = None,
         into: CacheSlots | None = None,
+        *,
+        is_small: bool = False,
     ) -> Tensor:
         """Run all layers and the final norm over embedded tokens, which are overwritten.
 
         Returns normalised states at the wanted places, int64, or at all of them: [W, M] or [T, M].
         Attention is called after keys and values were cached, if there is something ``into`` which.
+        Inputs of float8 products are not rounded in a small pass (`tilings.SMALL_PRODUCT`).
         """
         delta_TM: Tensor | None = None
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             wanted = wanted_W if index == last else None
             norm, rows = layer.parts.attention_norm, wanted is None and layer.attention_takes_rows
-            x_TM, h_TM = self._add_norm(x_TM, delta_TM, norm, rows)
+            x_TM, h_TM = self._add_norm(x_TM, delta_TM, norm, rows and not is_small)
             del delta_TM
-            q_THD, k_TGD, v_TGD = self._project(index, h_TM, positions_T, rotation, wanted, into)
+            placed = positions_T, rotation, wanted, into
+            q_THD, k_TGD, v_TGD = self._project(index, h_TM, *placed, is_small=is_small)
             del h_TM
             x_TM = x_TM if wanted is None else x_TM[wanted]
             out_THD = attend(index, q_THD, k_TGD, v_TGD)
             del q_THD, k_TGD, v_TGD
-            out_TM = layer.parts.attention_out(out_THD.flatten(-2))
+            out_TM = layer.attention_out(out_THD.flatten(-2), is_small=is_small)
             del out_THD
-            x_TM, h_TM = self._add_norm(x_TM, out_TM, layer.parts.mlp_norm, layer.mlp_takes_rows)
+            norm, rows = layer.parts.mlp_norm, layer.mlp_takes_rows and not is_small
+            x_TM, h_TM = self._add_norm(x_TM, out_TM, norm, rows)
             del out_TM
-            delta_TM = layer.mlp(h_TM, self.ops, self.mlp_chunk)
+            delta_TM = layer.mlp(h_TM, self.ops, self.mlp_chunk, is_small=is_small)
             del h_TM
         return self.ops.add_norm(x_TM, delta_TM, self.network.final_norm)[1]
 
     def _add_norm(
         self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module, takes_rows: bool
     ) -> tuple[Tensor, Tensor | Rows]:
-        """Add and normalise, to float8 for what takes it and is no product of few rows."""
-        if takes_rows and len(x_TM) > SMALL_PRODUCT:
+        """Add and normalise, to float8 for what takes it."""
+        if takes_rows:
             return self.ops.add_norm_rows(x_TM, delta_TM, norm)
         return self.ops.add_norm(x_TM, delta_TM, norm)
 
@@ -241,10 +263,13 @@ class FastNetwork:
         rotation: Rotation,
         wanted_W: Tensor | None,
         into: CacheSlots | None,
+        *,
+        is_small: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return a layer's rotated queries (of what is wanted), keys and values; cache these."""
         slots = (None, None) if into is None else (into.cache.layers[index], into.slots_T)
-        q_WHD, k_TGD, v_TGD = self.layers[index].queries_keys_values(h_TM, wanted_W)
+        layer = self.layers[index]
+        q_WHD, k_TGD, v_TGD = layer.queries_keys_values(h_TM, wanted_W, is_small=is_small)
         parts = self.layers[index].parts
         if parts.query_norm is not None and parts.key_norm is not None:
             q_WHD = self.ops.head_norm(q_WHD, parts.query_norm)

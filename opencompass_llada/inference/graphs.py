@@ -7,6 +7,7 @@ Shape suffixes: B rows, T tokens of all spans, W tokens wanted, M hidden size.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from opencompass_llada.inference.elementwise import kernels_fit
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.inference.sequence_split import SequenceSplit
+from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.networks.experts import graph_obstacle
 from opencompass_llada.networks.transformer import Rotation
 
@@ -117,10 +119,12 @@ class GraphedPasses:
         attend, into = attend or _split_attend(span, cache), CacheSlots(cache, span.slots_T)
         embedded, split = self._network.embed(ids_T), self._split
         place = embedded, span.positions_T, rotation
+        # By a row's tokens, so that its answer does not depend on the rows beside it.
+        run = functools.partial(self._network.run_layers, is_small=num_tokens <= SMALL_PRODUCT)
         if split is None:
-            return self._network.run_layers(*place, attend, wanted_W, into)
+            return run(*place, attend, wanted_W, into)
         attend = split.over_heads(attend, into)
-        return split.agree(self._network.run_layers(*place, attend, wanted_W))
+        return split.agree(run(*place, attend, wanted_W))
 
     def _capture(self, ids_T: Tensor, given: SpanPass) -> Replay:
         own_ids_T = ids_T.clone()

@@ -79,8 +79,8 @@ class PassOptions:
     """What passes give up of the exact arithmetic; nothing by default."""
 
     precision: str | None = None
-    """``float8``: weights of the linear layers in e4m3, and their inputs where a product has more
-    rows than `tilings.SMALL_PRODUCT`; None: in the weights' dtype."""
+    """``float8``: weights of the linear layers in e4m3, and their inputs but in passes of at most
+    `tilings.SMALL_PRODUCT` tokens a row; None: in the weights' dtype."""
     prefill: PrefillOptions = PrefillOptions()
 
     def __post_init__(self) -> None:

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass, replace
 
 SMALL_PRODUCT = 64
-"""Most rows of a product with float8 weights whose inputs are not rounded."""
+"""Most tokens of a row in a small pass whose products' inputs are not rounded to float8, and most
+rows that the kernel for these takes."""
 
 CHANNEL_TILE = 64
 """Fewest output channels of a tile of the kernel for these."""

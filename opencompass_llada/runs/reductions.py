@@ -37,8 +37,9 @@ SETTINGS = {
         "threshold:value=0.9; approximate. Default scheduled"
     ),
     "precision": text(
-        "float8: weights of linear layers in 8 bit, and their inputs in passes of more than 64 "
-        "tokens, of this package's diffusion networks; approximate. Default: in dtype",
+        "float8: weights of linear layers in 8 bit, and their inputs but in small passes of at "
+        "most 64 tokens a prompt, of this package's diffusion networks; approximate. Default: in "
+        "dtype",
         "float8",
     ),
     "prefill": text(

@@ -113,8 +113,8 @@ class Keywords:
     """Block length to run a block-causal checkpoint with, in place of its own, for one that was
     trained on several (SDAR): how many tokens see each other. The sampler follows."""
     precision: str | None = None
-    """``float8``: weights of the linear layers in 8 bit, and their inputs in passes of more than
-    64 tokens, approximate; None: in dtype."""
+    """``float8``: weights of the linear layers in 8 bit, and their inputs but in small passes of at
+    most 64 tokens a prompt, approximate; None: in dtype."""
     prefill: Mapping[str, Any] | PrefillOptions | None = None
     """How full passes compute attention: ``dict(type='sparse', keep=0.3)`` and other fields of
     `PrefillOptions`; None is exact."""
