@@ -19,7 +19,7 @@ import torch
 from opencompass_llada.files import process_exists
 from opencompass_llada.runs import machine, warm_processes, workers
 from opencompass_llada.runs.local_queue import local_session, working_beside
-from opencompass_llada.runs.warm_processes import imports_shared, is_ready
+from opencompass_llada.runs.warm_processes import fork_here, imports_shared, is_ready
 from opencompass_llada.runs.workers import DEVICES_VARIABLE, Job, WorkerDied, WorkerPool
 
 HERE = str(Path(__file__).parent)
@@ -32,6 +32,7 @@ def server():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warm_processes, "_IMPORTED", [__name__])
         patch.setattr(machine, "count_cores", lambda: 2)
+        patch.setattr(warm_processes, "_has_threads", lambda: True)  # as beside xdist
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         # The server of Python 3.11 looks for modules there alone.
         patch.setenv("PYTHONPATH", os.pathsep.join([HERE, *sys.path]))
@@ -232,14 +233,21 @@ def test_a_status_is_read_by_one_thread_at_a_time(server, monkeypatch, tmp_path)
         assert {run.result() for run in runs} == {3}
 
 
-@pytest.mark.parametrize("what", ["a GPU", "one core"])
+@pytest.mark.parametrize("what", ["a GPU", "one core and threads"])
 def test_where_no_worker_would_be_a_fork_nothing_is_imported(what, monkeypatch):
     started = []
     monkeypatch.setattr(forkserver, "ensure_running", lambda: started.append(1))
-    monkeypatch.setattr(machine, "count_cores", lambda: 1 if what == "one core" else 2)
+    monkeypatch.setattr(os, "fork", lambda: started.append(1))
+    monkeypatch.setattr(machine, "count_cores", lambda: 2 if what == "a GPU" else 1)
     monkeypatch.setattr(machine, "count_gpus", lambda: what == "a GPU")
+    monkeypatch.setattr(warm_processes, "_has_threads", lambda: what != "a GPU")
+    monkeypatch.setattr(warm_processes, "_IMPORTED", [])
+    monkeypatch.setattr(warm_processes, "_server", {})
     with imports_shared():
-        assert not started
+        fork_here()
+        assert not is_ready()
+    fork_here()
+    assert not started
 
 
 DRIVER = """
@@ -251,6 +259,7 @@ from opencompass_llada.runs.workers import WorkerPool
 from test_workers import job, sleep
 warm_processes._IMPORTED = ["test_workers"]
 with warm_processes.imports_shared():
+    warm_processes.fork_here()
     with tasks_end_with_this(in_tasks=True, on_slurm=False, cleared=lambda: None):
         folder, devices = sys.argv[1:]
         WorkerPool().run(job(sleep, folder, log=folder + "/log", devices=devices))
@@ -285,6 +294,48 @@ def test_a_worker_ends_with_its_driver(number, devices, tmp_path):
     driver.send_signal(number)
     driver.wait(timeout=60)
     assert wait_for(lambda: not process_exists(int(pid.read_text()))), "the worker must be gone"
+
+
+FORKING_DRIVER = """
+import os, sys
+from opencompass_llada.runs import warm_processes
+from opencompass_llada.runs.workers import WorkerPool
+from test_workers import identify, job
+assert warm_processes._has_threads() is False
+warm_processes._IMPORTED = ["test_workers", "no_such_module"]
+pool, logs = WorkerPool(), sys.argv[1:]
+with warm_processes.imports_shared():
+    assert not warm_processes.is_ready()
+    print(os.getpid())
+    warm_processes.fork_here()
+    assert warm_processes.is_ready()
+    (server,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()[-1:]
+    warm_processes.fork_here()
+    assert open(f"/proc/self/task/{os.getpid()}/children").read().split()[-1:] == [server]
+    for log in logs:
+        assert pool.run(job(identify, log=log)) == 0
+    pool.close()
+assert not warm_processes.is_ready()
+assert not os.path.exists(f"/proc/{server}")
+"""
+
+
+def test_workers_of_a_driver_without_threads_have_what_it_imported(tmp_path):
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join([HERE, *sys.path]),
+    }
+    environment.pop("PYTHONUNBUFFERED", None)
+    logs = [str(tmp_path / name) for name in ("one", "two")]
+    command = [sys.executable, "-c", FORKING_DRIVER, *logs]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = [Path(log).read_text().split() for log in logs]
+    assert told[0] == told[1]
+    worker, imported_by = told[0]
+    assert done.stdout == f"{imported_by}\n", "the driver imported, and what it wrote is there once"
+    assert worker != imported_by
 
 
 def test_the_module_that_serves_reads_jobs_of_its_own_name():

@@ -44,7 +44,7 @@ from opencompass_llada.runs.quick_imports import imports_uncollected
 from opencompass_llada.runs.recorded_files import list_pairs, type_name
 from opencompass_llada.runs.shards import OwnPart
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
-from opencompass_llada.runs.warm_processes import imports_shared
+from opencompass_llada.runs.warm_processes import fork_here, imports_shared
 from opencompass_llada.runs.watch import describe_left
 
 logger = logging.getLogger(__name__)
@@ -164,6 +164,7 @@ def _launch(run: _Run) -> int:
             raise SystemExit(f"Nothing was run. {error}") from error
         host: Any = importlib.import_module("opencompass.cli.main")
         importlib.import_module("opencompass_llada.registry")
+    fork_here()
     from opencompass_llada.runs import cluster
 
     host.get_logger().addFilter(cluster.is_so)

@@ -1,19 +1,23 @@
-"""Imports once, beside the driver, what the workers of a run need; those on CPUs are its forks.
+"""Imports once, in the driver, what the workers of a run need; those on CPUs are its forks.
 
-OpenCompass, torch and transformers take 7 seconds of a core to import (2 cores, 2026-11-29). One
-process does so while the driver reads the config, and forks of it are the workers: still processes
-of their own, so that a crash costs one of them alone.
+OpenCompass, torch and transformers take 7 seconds of a core to import (2 cores, 2026-11-29). The
+driver reads the config, which imports most of that, imports the rest and forks into a process that
+does nothing but fork into workers: still processes of their own, so that a crash costs one alone.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing import connection, forkserver
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any, cast
 
 from opencompass_llada.runs import machine
@@ -29,26 +33,76 @@ _status_lock = threading.Lock()
 
 @contextmanager
 def imports_shared() -> Iterator[None]:
-    """Import in a process beside this one, where workers run on CPUs here, and end it at last.
+    """Let workers on CPUs be forks, and end the process that they are forks of at last.
 
-    With one core it would take the driver's time. With GPUs workers import by themselves, since a
-    package that starts CUDA when it is imported would leave the forks without it.
+    That is a fork of this one, once it has called `fork_here`. A process with threads, which a fork
+    would lose, starts a new Python at once, which imports beside it; with one core that would take
+    its own time. With GPUs workers import by themselves, since a package that starts CUDA when it
+    is imported would leave the forks without it.
     """
-    if machine.count_cores() == 1 or machine.count_gpus():
+    if machine.count_gpus():
         yield
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
-    forkserver.ensure_running()
-    _server.update(context=context, variables=_read_variables())
+    _server["variables"] = _read_variables()
+    if _has_threads():
+        _start_beside()
     try:
         yield
     finally:
+        is_started = "context" in _server
         _server.clear()
-        # There is no public way to end it. It may still import, so it is not asked to.
-        server = cast(Any, forkserver)._forkserver
-        os.kill(server._forkserver_pid, signal.SIGKILL)
-        server._stop()
+        if is_started:
+            # There is no public way to end it. It may still import, so it is not asked to.
+            server = cast(Any, forkserver)._forkserver
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+            server._stop()
+
+
+def fork_here() -> None:
+    """Import what workers need, and fork the process that they will be forks of."""
+    if "variables" not in _server or "context" in _server:
+        return
+    for name in _IMPORTED:
+        with suppress(ImportError):  # who needs the module says what is wrong
+            importlib.import_module(name)
+    if _has_threads():
+        _start_beside()
+        return
+    # What follows is `forkserver.ensure_running` with a fork in place of a new Python.
+    resource_tracker.ensure_running()
+    server = cast(Any, forkserver)._forkserver
+    with socket.socket(socket.AF_UNIX) as listener:
+        address = cast(Any, connection).arbitrary_address("AF_UNIX")
+        listener.bind(address)
+        os.chmod(address, 0o600)
+        listener.listen()
+        alive_there, alive_here = os.pipe()
+        sys.stdout.flush()  # or each worker would write it once more
+        sys.stderr.flush()
+        if not (pid := os.fork()):
+            try:
+                os.close(alive_here)
+                forkserver.main(listener.fileno(), alive_there, [])
+            except Exception:
+                traceback.print_exc()
+            finally:  # it must not go on with the driver's work
+                os._exit(0)
+        os.close(alive_there)
+    server._forkserver_address, server._forkserver_alive_fd = address, alive_here
+    server._forkserver_pid = pid
+    _server["context"] = multiprocessing.get_context("forkserver")
+
+
+def _start_beside() -> None:
+    if machine.count_cores() > 1:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_IMPORTED)
+        forkserver.ensure_running()
+        _server["context"] = context
+
+
+def _has_threads() -> bool:
+    return threading.active_count() > 1
 
 
 def is_ready() -> bool:
