@@ -48,8 +48,11 @@ $(STAMP): setup.py requirements.txt constraints.txt
 	  echo "$(PYTHON) is not on the PATH. Name another Python from 3.10 to 3.12:"; \
 	  echo "  make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c $(CONSTRAINTS) $(TORCH_INSTALL_ARGS) '$(TORCH)'
-	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[test,docs]'
+	$(BIN)/python -m pip install --no-compile -c $(CONSTRAINTS) $(TORCH_INSTALL_ARGS) '$(TORCH)'
+	$(BIN)/python -m pip install --no-compile -c $(CONSTRAINTS) -e '.[test,docs]'
+	@# pip compiles on one core. A few files are templates, or of another Python: it passes over them, too.
+	$(BIN)/python -m compileall -qq -j 0 \
+	  "$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")" || true
 	touch $@
 
 niah: install
@@ -90,7 +93,8 @@ $(TRANSFORMERS4)/.installed: $(STAMP)
 	$(BIN)/python -m venv --clear --without-pip $(TRANSFORMERS4)
 	$(BIN)/python -c "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\n')" \
 	  > "$$($(TRANSFORMERS4)/bin/python -c "import site; print(site.getsitepackages()[0])")/first.pth"
-	$(TRANSFORMERS4)/bin/python -m pip install --no-deps --ignore-installed $(TRANSFORMERS4_PACKAGES)
+	@# Few of its files are imported, and compiled then.
+	$(TRANSFORMERS4)/bin/python -m pip install --no-compile --no-deps --ignore-installed $(TRANSFORMERS4_PACKAGES)
 	touch $@
 
 # After `make install CONSTRAINTS=/dev/null` in a new environment, which resolves afresh.
