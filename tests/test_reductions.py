@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from opencompass_llada.benchmarks.published.run import plan_published_suites
 from opencompass_llada.runs.evaluation import plan_leaderboard
+from opencompass_llada.runs.every_data_set import plan_data_sets
 from opencompass_llada.runs.planning import list_models, plan_run
 from opencompass_llada.runs.reductions import parse
 
@@ -86,6 +87,18 @@ def test_how_answers_are_made_is_refused_where_none_are(monkeypatch, name, writt
     settings = {"models": ["tiny_llada"], "scaling": ["none"], "lengths": [256]}
     with pytest.raises(ValueError, match=f"LLADA_{name}=.*has no effect.*leave it out"):
         plan_run("perplexity", settings, num_gpus=0, announce=False)
+
+
+@pytest.mark.parametrize("datasets", [["ppl_generated"], ["ppl_generated", "niah_embedded"]])
+def test_data_sets_that_score_alone_refuse_it_too(monkeypatch, datasets):
+    monkeypatch.setenv("LLADA_CACHE", "prompt")
+    settings = {"models": ["tiny_llada"], "datasets": datasets, "samples": 1,
+                "generation_length": 16, "prompt_limit": 256}  # fmt: skip
+    if len(datasets) > 1:
+        assert plan_data_sets(settings).models[0]["sampler"]["cache"] == {"type": "prompt"}
+        return
+    with pytest.raises(ValueError, match="LLADA_CACHE=.*has no effect"):
+        plan_data_sets(settings)
 
 
 def test_prefill_is_refused_where_texts_are_scored(monkeypatch):

@@ -22,7 +22,7 @@ from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASK
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import doctor, machine, reductions
 from opencompass_llada.runs.model_configs import ModelTable
-from opencompass_llada.runs.planning import Run, run_tasks, summarize_with
+from opencompass_llada.runs.planning import Run, run_tasks, scores_texts, summarize_with
 from opencompass_llada.runs.settings import (
     LEADING,
     SHARDS,
@@ -118,6 +118,8 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
     table, workers = ModelTable(), gpus or 1
     asked = reductions.Reductions.read(values)
     asked.check(table[name] for name in table.resolve(values["models"]))
+    if datasets and scores_texts([{"models": [], "datasets": datasets}]):
+        asked.refuse_scoring()
     models = table.list_configs(
         values["models"],
         num_gpus=gpus,
