@@ -2,15 +2,16 @@
 
     python benchmarks/tier_fidelity.py                    # 40 minutes on two cores
     python benchmarks/tier_fidelity.py --models tiny_llada --limit 1    # a look
+    python benchmarks/tier_fidelity.py --times 20 --parallel 4          # on a GPU
 
 Each model runs all tiers on the same samples in one run (needles, RULER's groups, LongBench), each
 compared with the same passes in exact arithmetic as `opencompass-llada fidelity --sweep` does. The
 prompt's keys and values are kept, so that one full pass a block carries what a tier loses; what the
-cache itself costs is in fidelity.json. A CPU computes the tiers in their plain forms: the numbers
-are those of the kernels but for the order of sums, the seconds mean nothing. Perplexity, of float8
-products alone since texts are scored exactly, is paired by text. The error by layer is that of the
-residual stream, of its norm, for a needle's prompt. Writes a record a model; tiny models prove the
-code, not what LLaDA-8B loses.
+cache itself costs is in fidelity.json. A CPU computes in float32, the tiers in their plain forms,
+whose numbers are those of the kernels but for the order of sums; a GPU in 16 bit, with the kernels.
+The seconds mean nothing. Perplexity, of float8 products alone since texts are scored exactly, is
+paired by text. The error by layer is that of the residual stream, of its norm, for a needle's
+prompt. Writes a record a model; tiny models prove the code, not what LLaDA-8B loses.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class Bench(RecordedParts):
         self.asset = "asset:" + name.replace("_", "-")
         # Reading takes the environment, which threads share.
         self.configs = [
-            read(config, {"LLADA_MODELS": name, **variables}) for config, variables in WORK[name]
+            read(config, {"LLADA_MODELS": name, **multiply_samples(variables, given.times)})
+            for config, variables in WORK[name]
         ]
         tiers = TIERS_OF_BLOCKS if name == "tiny_block" else TIERS
         self.tiers = {tier: tiers[tier] for tier in tiers if tier in (*given.tiers, "exact")}
@@ -235,6 +237,15 @@ class Recorder:
         return found
 
 
+def multiply_samples(variables: Mapping[str, str], times: int) -> dict[str, str]:
+    """Return settings of a main config with so many times their samples of each data set."""
+    counts = ("LLADA_REPEATS", "LLADA_SAMPLES")
+    return {
+        name: str(times * int(value)) if name in counts else value
+        for name, value in variables.items()
+    }
+
+
 def _error(found: Tensor, exact: Tensor) -> float:
     return ((found - exact).norm() / exact.norm()).item()
 
@@ -245,6 +256,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=WORK, default=list(WORK))
     parser.add_argument("--tiers", nargs="+", choices=TIERS, default=list(TIERS))
     parser.add_argument("--limit", type=int, help="samples of each data set")
+    parser.add_argument("--times", type=int, default=1, help="so many times the usual samples")
     parser.add_argument("--parallel", type=int, default=1, help="benchmarks at a time")
     parser.add_argument("--limit-seconds", type=float, default=3600.0)
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks/records")
