@@ -307,6 +307,7 @@ def wrapper_parts() -> dict[str, Callable[[], str]]:
         "sampler": of("opencompass_llada.sampling", "SamplerConfig"),
         "cache": of("opencompass_llada.sampling.block_cache", "CacheOptions"),
         "acceptance": of("opencompass_llada.sampling.unmasking", "AcceptanceOptions"),
+        "prefill": of("opencompass_llada.inference", "PrefillOptions"),
         "likelihood": of("opencompass_llada.likelihood", "LikelihoodOptions"),
         "chat": of("opencompass_llada.prompting.chat", "ChatOptions"),
     }

@@ -14,8 +14,9 @@ class PrefillOptions:
     """How the attention of a full pass is computed; for networks in which all see all."""
 
     type: str = "exact"
-    """``exact``: in the network's own dtype; ``float8``: queries, keys, values and weights in e4m3;
-    ``sparse``: the same over a share of the keys."""
+    """``exact``: in the network's own dtype; ``float8``: queries, keys, values and their weights in
+    e4m3, where a GPU has compute capability 8.9 or later; ``sparse``: the same over a share of the
+    keys."""
     keep: float | None = None
     """Of ``sparse``: the share of key tiles that each tile of queries sees, above 0 and up to 1.
     Default 0.3."""
