@@ -5,11 +5,12 @@ import importlib
 import json
 import logging
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
 
-from opencompass_llada.runs import cluster
+from opencompass_llada.runs import cluster, shared_data_sets
 from opencompass_llada.runs import launch as launch_module
 
 
@@ -149,6 +150,22 @@ def test_tasks_imports_are_shared_where_tasks_are_processes_here(host, given, im
     monkeypatch.setattr(launch_module, "imports_shared", lambda: asked.append(1) or nullcontext())
     host(stages=("predictions", "results"), **given)
     assert len(asked) == imports
+
+
+def test_both_stages_of_a_run_in_one_process_share_its_data_sets(host, monkeypatch):
+    built = []
+
+    def build_twice(run):
+        config = {"type": "opencompass_llada.benchmarks.needle.NeedleDataset"}
+        for _ in range(2):
+            with shared_data_sets.sharing_data_sets():  # as the runner of each stage
+                shared_data_sets.build_shared(config, lambda _: built.append(1) or data_set)
+        return 0
+
+    data_set = SimpleNamespace(reader=SimpleNamespace(dataset=None))
+    monkeypatch.setattr(launch_module, "_report_missing", build_twice)
+    assert host(debug=True) == 0
+    assert len(built) == 1
 
 
 def test_warnings_of_opencompass_that_do_not_hold_here_are_dropped():

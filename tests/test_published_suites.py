@@ -65,6 +65,25 @@ def scores(evaluator, rows, answers):
     return [detail["score"] for detail in found["details"]], found
 
 
+@pytest.mark.parametrize("kind", [BabiLongSuiteDataset, NeedleBenchV2SuiteDataset])
+def test_embedded_samples_are_generated_once_a_process(tmp_path, kind, monkeypatch):
+    options = kind.check_options(
+        benchmark=kind.suite.folder, task=next(iter(kind.suite.tasks)), path="embedded", length=1024
+    )
+
+    def read(folder):
+        return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    expected, opened = read(embedded(kind, tmp_path)), []
+    for _ in range(2):
+        with kind.open_data(options) as folder:
+            assert read(folder) == expected
+            opened.append(folder)
+        monkeypatch.setattr(kind, "write_embedded", None)
+    assert opened[0] != opened[1], "nobody writes into another's"
+    assert not any(folder.exists() for folder in opened)
+
+
 # The stock classes on the same files.
 
 

@@ -66,6 +66,16 @@ def test_what_differs_is_built_apart(tmp_path, built):
     assert build_shared(cell, tasks.build_dataset_from_cfg) is not first, "outside nothing is held"
 
 
+def test_what_is_held_outside_is_there_inside_and_stays(tmp_path, built):
+    cell = our_config(tmp_path)
+    with sharing_data_sets():
+        for _ in range(2):
+            with sharing_data_sets():
+                build_shared(cell, tasks.build_dataset_from_cfg)
+        build_shared(cell, tasks.build_dataset_from_cfg)
+    assert len(built) == 1
+
+
 def test_data_sets_of_others_are_built_each_time():
     with sharing_data_sets():
         made = [build_shared({"type": "mmlu", "abbr": "x"}, lambda config: []) for _ in range(2)]

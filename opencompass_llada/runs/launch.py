@@ -43,6 +43,7 @@ from opencompass_llada.runs.provenance import record_run
 from opencompass_llada.runs.quick_imports import imports_uncollected
 from opencompass_llada.runs.recorded_files import list_pairs, type_name
 from opencompass_llada.runs.shards import OwnPart
+from opencompass_llada.runs.shared_data_sets import sharing_data_sets
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 from opencompass_llada.runs.warm_processes import fork_here, imports_shared
 from opencompass_llada.runs.watch import describe_left
@@ -208,6 +209,7 @@ def _launch(run: _Run) -> int:
             whole_files(),
             _unformatted_configs(),
             local_session(),
+            sharing_data_sets(),  # with --debug both stages are in this process
         ):
             host.main()
             return _report_missing(run)

@@ -48,7 +48,10 @@ _current: ContextVar[SharedDataSets | None] = ContextVar("shared data sets", def
 
 @contextmanager
 def sharing_data_sets() -> Iterator[None]:
-    """Hold the data sets that are built inside, for further cells, until the end."""
+    """Hold the data sets that are built inside until the end; inside another it is that one."""
+    if _current.get() is not None:
+        yield
+        return
     token = _current.set(SharedDataSets())
     try:
         yield

@@ -189,18 +189,17 @@ class NiahWriter(Writer):
     def draw(self, index: int, num_items: int) -> Callable[[], RulerSample]:
         """Draw keys with their values, other needles, places and what is asked for."""
         task, rng = self.task, self.rng
-
-        def draw_needle(num_values: int) -> tuple[int, list[int]]:
-            key = self._draw_name(task.key_kind)
-            return key, [self._draw_name(task.value_kind) for _ in range(num_values)]
-
-        needles = [draw_needle(task.num_values) for _ in range(self.num_keys)]
+        draw_key, draw_value = self._drawer(task.key_kind), self._drawer(task.value_kind)
+        needles = [
+            (draw_key(), [draw_value() for _ in range(task.num_values)])
+            for _ in range(self.num_keys)
+        ]
         others = []
         if task.haystack == "essay":
             places = sorted(rng.sample(DEPTHS, self.num_needles))  # percent
         else:  # numbers of sentences
             if task.haystack == "needle":
-                others = [draw_needle(1) for _ in range(num_items)]
+                others = [(draw_key(), [draw_value()]) for _ in range(num_items)]
             places = sorted(rng.sample(range(num_items), self.num_needles), reverse=True)
         asked = rng.sample(needles, task.num_queries)
 
@@ -221,13 +220,25 @@ class NiahWriter(Writer):
 
         return write
 
-    def _draw_name(self, kind: str) -> int:
-        """Draw a key or value as a number, which `_name` writes: most draws are never written."""
-        if kind == "numbers":
-            return self.rng.randint(10**6, 10**7 - 1)
-        if kind == "words":
-            return self.rng.choice(range(len(self.pairs)))
-        return self.rng.getrandbits(128)
+    def _drawer(self, kind: str) -> Callable[[], int]:
+        """Return what draws a key or value as a number, which `_name` writes: most never are.
+
+        It is `random.choice` and `randint` of Python written out, which a search of sizes asks for
+        millions of times.
+        """
+        bits = self.rng.getrandbits
+        if kind not in ("numbers", "words"):
+            return lambda: bits(128)
+        first, count = (10**6, 9 * 10**6) if kind == "numbers" else (0, len(self.pairs))
+        width = count.bit_length()
+
+        def draw() -> int:
+            drawn = bits(width)
+            while drawn >= count:
+                drawn = bits(width)
+            return first + drawn
+
+        return draw
 
     def _name(self, kind: str, drawn: int) -> str:
         if kind == "numbers":
