@@ -44,7 +44,7 @@ class FrozenLinear(nn.Module):
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         rows_TK = x.reshape(-1, x.shape[-1])
-        out_TN = _Product.apply(rows_TK, self.weight, self.scales, self.bias, dtype)
+        out_TN = _product(rows_TK, self.weight, self.scales, self.bias, dtype)
         return out_TN.view(*x.shape[:-1], -1)
 
     @torch.no_grad()
@@ -55,31 +55,40 @@ class FrozenLinear(nn.Module):
         self.scales.copy_(scales_N)
 
 
-class _Product(torch.autograd.Function):
-    """Rows times frozen weights, which are all that the backward pass needs.
+# For the compiler a product and its gradient are one step each. As an autograd function that it
+# looked into, the gradients were zeros on a GPU with torch 2.11, without a word.
+
+
+@torch.library.custom_op("opencompass_llada::frozen_product", mutates_args=())
+def _product(
+    x_TK: Tensor, weight_NK: Tensor, scales_N: Tensor, bias_N: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Return inputs, rounded by row, times frozen weights plus the bias, [T, N], in a dtype."""
+    return multiply(quantise_rows(x_TK.contiguous()), weight_NK, scales_N, bias_N, dtype)
+
+
+@_product.register_fake
+def _(
+    x_TK: Tensor, weight_NK: Tensor, scales_N: Tensor, bias_N: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    return x_TK.new_empty((len(x_TK), len(weight_NK)), dtype=dtype)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep what the backward pass needs, which is the weights alone.
 
     The context holds them itself: what is saved for the backward pass is saved behind the product,
     which a block that is computed again would then have to compute.
     """
+    x_TK, *ctx.weights = inputs[:3]
+    ctx.dtype = x_TK.dtype
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_TK: Tensor,
-        weight_NK: Tensor,
-        scales_N: Tensor,
-        bias_N: Tensor | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        ctx.weights = weight_NK, scales_N
-        ctx.dtype = x_TK.dtype
-        return multiply(_quantise_rows(x_TK), weight_NK, scales_N, bias_N, dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient_TN,) = gradients
-        weight_NK, scales_N = ctx.weights
-        return (input_gradient(gradient_TN, weight_NK, scales_N, ctx.dtype), *[None] * 4)
+def _backward(ctx: Any, gradient_TN: Tensor) -> tuple[Tensor | None, ...]:
+    return (input_gradient(gradient_TN, *ctx.weights, ctx.dtype), *[None] * 4)
+
+
+_product.register_autograd(_backward, setup_context=_remember)
 
 
 @torch.library.custom_op("opencompass_llada::frozen_input_gradient", mutates_args=())
@@ -91,7 +100,6 @@ def input_gradient(
     The channels N are summed over, so their scales go to the gradient before its rows are
     quantised. Tensor cores want the weights with N dense: they are transposed anew each time,
     0.44 GB read and written for a block of LLaDA-8B against 7 GB for a second copy of all blocks.
-    For the compiler it is one step: what torch 2.11 compiled of these lines gave zeros on a GPU.
     """
     weight_KN = weight_NK.t().contiguous()
     ones_K = torch.ones(len(weight_KN), dtype=torch.float32, device=weight_KN.device)
@@ -109,11 +117,6 @@ def _scaled_rows(gradient_TN: Tensor, scales_N: Tensor) -> tuple[Tensor, Tensor]
 
         return fused(gradient_TN.contiguous(), scales_N)
     return quantise(gradient_TN * scales_N)
-
-
-def _quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float8 rows and their scales; the compiler joins this with what made the rows."""
-    return quantise(x_TK) if torch.compiler.is_compiling() else quantise_rows(x_TK.contiguous())
 
 
 def freeze_in_float8(model: BidirectionalNetwork) -> None:

@@ -21,8 +21,8 @@ from opencompass_llada.inference.tilings import CHANNEL_TILE, SMALL_PRODUCT
 _INPUT_TILE = 256
 """Splits of the inputs are multiples of this, and so of every tile."""
 
-_INPUTS, _WARPS, _STAGES = 128, 4, 4
-"""Inputs of a tile of `CHANNEL_TILE` channels, warps and stages: of ten tilings the fastest for all
+_INPUTS, _WARPS = 128, 4
+"""Inputs of a tile of `CHANNEL_TILE` channels, and warps: of ten tilings the fastest for all
 products of LLaDA-8B and 32 tokens on an H200 (docs/experiments/inference_speed.md)."""
 
 
@@ -149,7 +149,8 @@ def multiply_few(
         BLOCK_N=channels,
         BLOCK_K=inputs,
         num_warps=_WARPS,
-        num_stages=_STAGES,
+        # Three programs share a processor, so that the most that there are run at once.
+        num_stages=4 if num_tokens <= 32 else 3,
     )
     return out_TN
 
