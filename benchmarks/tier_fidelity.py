@@ -2,7 +2,7 @@
 
     python benchmarks/tier_fidelity.py                    # 40 minutes on two cores
     python benchmarks/tier_fidelity.py --models tiny_llada --limit 1    # a look
-    python benchmarks/tier_fidelity.py --times 20 --parallel 4          # on a GPU
+    python benchmarks/tier_fidelity.py --times 40 --batch-size 32 --parallel 4    # on a GPU
 
 Each model runs all tiers on the same samples in one run (needles, RULER's groups, LongBench), each
 compared with the same passes in exact arithmetic as `opencompass-llada fidelity --sweep` does. The
@@ -140,6 +140,8 @@ class Bench(RecordedParts):
         if self.given.limit is not None:
             datasets = [limit_samples(dataset, self.given.limit) for dataset in datasets]
         base = find_model(config)
+        if self.given.batch_size is not None:  # which changes no answer
+            base = {**base, "batch_size": self.given.batch_size}
         names = {tier: f"{base['abbr']}-{tier}" for tier in self.tiers}
         models = [
             {**apply_setting(base, setting), "abbr": names[tier]}
@@ -257,6 +259,7 @@ def main() -> int:
     parser.add_argument("--tiers", nargs="+", choices=TIERS, default=list(TIERS))
     parser.add_argument("--limit", type=int, help="samples of each data set")
     parser.add_argument("--times", type=int, default=1, help="so many times the usual samples")
+    parser.add_argument("--batch-size", type=int, help="rows at a time, if not the config's")
     parser.add_argument("--parallel", type=int, default=1, help="benchmarks at a time")
     parser.add_argument("--limit-seconds", type=float, default=3600.0)
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks/records")
