@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,7 @@ def _estimate(block: SampleBlock) -> int:
     return total
 
 
+@lru_cache(maxsize=1)
 def _write_colours() -> str:
     """Return CSS rules for the classes s0 to s100, in the figures' own colours."""
     from matplotlib import colormaps
@@ -201,6 +203,22 @@ def _find_widest(grid: Grid) -> float | None:
     return max((high - low for low, high in filter(None, ends)), default=None)
 
 
+@lru_cache(maxsize=1)
+def _compile_page() -> Any:
+    """Return the page's template, compiled once a process."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        # NUL and changes of direction can be seen.
+        finalize=lambda value: show_controls(value) if type(value) is str else value,
+    )
+    return environment.get_template("page.html")
+
+
 def render_page(
     collection: Collection,
     samples: Samples,
@@ -212,27 +230,18 @@ def render_page(
 
     `entries` are all lines, the best first; heat maps are in that order.
     """
-    import jinja2
     import markupsafe
 
     results = collection.results
     order = {entry: place for place, entry in enumerate(entries)}
     grids = sorted(make_entry_grids(results), key=lambda grid: order[grid.model])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        # NUL and changes of direction can be seen.
-        finalize=lambda value: show_controls(value) if type(value) is str else value,
-    )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8") + _write_colours()
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
         f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template("page.html").render(
+    return _compile_page().render(
         **parts,
         curves=[plot for plot in plots if plot["name"].endswith(CURVES)],
         plots=[plot for plot in plots if not plot["name"].endswith(CURVES)],
