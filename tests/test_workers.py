@@ -233,6 +233,22 @@ def test_a_status_is_read_by_one_thread_at_a_time(server, monkeypatch, tmp_path)
         assert {run.result() for run in runs} == {3}
 
 
+def test_a_runner_of_plain_opencompass_forks_where_there_are_no_threads(monkeypatch):
+    forked = []
+    monkeypatch.setattr(warm_processes, "_server", {})
+    monkeypatch.setattr(warm_processes, "_IMPORTED", [])
+    monkeypatch.setattr(warm_processes, "_start_beside", lambda: forked.append("beside"))
+    monkeypatch.setattr(machine, "count_gpus", lambda: 0)
+    monkeypatch.setattr(os, "fork", lambda: forked.append("fork"))
+    monkeypatch.setattr(warm_processes, "_has_threads", lambda: True)
+    with imports_shared(may_import_beside=False):
+        fork_here()
+        assert not is_ready()
+    assert not forked
+    with imports_shared():
+        assert forked == ["beside"]
+
+
 @pytest.mark.parametrize("what", ["a GPU", "one core and threads"])
 def test_where_no_worker_would_be_a_fork_nothing_is_imported(what, monkeypatch):
     started = []
@@ -312,8 +328,10 @@ with warm_processes.imports_shared():
     (server,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()[-1:]
     warm_processes.fork_here()
     assert open(f"/proc/self/task/{os.getpid()}/children").read().split()[-1:] == [server]
-    for log in logs:
-        assert pool.run(job(identify, log=log)) == 0
+    with warm_processes.imports_shared(may_import_beside=False):
+        warm_processes.fork_here()
+        assert pool.run(job(identify, log=logs[0])) == 0
+    assert pool.run(job(identify, log=logs[1])) == 0, "inside another it is that one"
     pool.close()
 assert not warm_processes.is_ready()
 assert not os.path.exists(f"/proc/{server}")

@@ -70,6 +70,7 @@ from opencompass_llada.runs.recorded_files import (
 )
 from opencompass_llada.runs.shared_data_sets import build_shared, sharing_data_sets
 from opencompass_llada.runs.task_lifetime import end_with_the_run, is_stopping, mark_job
+from opencompass_llada.runs.warm_processes import fork_here, imports_shared
 from opencompass_llada.runs.workers import DEVICES_VARIABLE, THREADS_VARIABLE, Job, WorkerDied
 from opencompass_llada.shared_weights import (
     let_go_of_large,
@@ -381,7 +382,9 @@ class CoreSharingLocalRunner(LocalRunner):
             logger.info("%s=%s, a share of this machine's cores.", *list(told.items())[-1])
         is_told = left and type_name(self.task_cfg) == "ShortNamedInferTask"
         described = narration.told(Path(tasks[0]["work_dir"])) if is_told else nullcontext()
-        with mock.patch.dict(os.environ, told), described, local_session() as session:
+        forks = imports_shared(may_import_beside=False) if left else nullcontext()
+        with mock.patch.dict(os.environ, told), described, forks, local_session() as session:
+            fork_here()  # where plain OpenCompass runs; else there is one already
             statuses = self._work_off(left, session, side_by_side)
         done = [(task.name, 0) for task in built if task not in left]
         return done + [(task.name, status) for task, status in zip(left, statuses, strict=True)]

@@ -32,15 +32,15 @@ _status_lock = threading.Lock()
 
 
 @contextmanager
-def imports_shared() -> Iterator[None]:
+def imports_shared(*, may_import_beside: bool = True) -> Iterator[None]:
     """Let workers on CPUs be forks, and end the process that they are forks of at last.
 
     That is a fork of this one, once it has called `fork_here`. A process with threads, which a fork
-    would lose, starts a new Python at once, which imports beside it; with one core that would take
-    its own time. With GPUs workers import by themselves, since a package that starts CUDA when it
-    is imported would leave the forks without it.
+    would lose, starts a new Python at once, which imports beside it, if it may; with one core that
+    would take its own time. With GPUs workers import by themselves, since a package that starts
+    CUDA when it is imported would leave the forks without it. Inside another it is that one.
     """
-    if machine.count_gpus():
+    if _server or machine.count_gpus() or (_has_threads() and not may_import_beside):
         yield
         return
     _server["variables"] = _read_variables()
