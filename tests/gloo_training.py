@@ -1,12 +1,10 @@
 """Trains small recipes and saves losses, gradients and weights, for test_finetune_parallel.
 
-Run by torchrun, or in the test's own process.
+In the test's own process, or in several (`forked_ranks`).
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import torch
@@ -53,7 +51,8 @@ def train(output: str, changes: dict[str, Any]) -> None:
         )
 
 
-if __name__ == "__main__":
-    for name, changes in json.loads(sys.argv[1]).items():
+def train_all(recipes: dict[str, dict[str, Any]]) -> None:
+    """Train recipes, by their output, one after another, and disconnect."""
+    for name, changes in recipes.items():
         train(name, changes)
     stop_processes()

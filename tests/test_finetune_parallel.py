@@ -81,8 +81,7 @@ def runs(tmp_path_factory):
 
 def run_processes(number, recipes):
     """Train recipes, by their output, in so many processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={number}", str(TESTS / "gloo_training.py"), json.dumps(recipes)]
+    command = [sys.executable, str(TESTS / "forked_ranks.py"), str(number), json.dumps(recipes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = f"{TESTS.parent}{os.pathsep}{TESTS}"
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
