@@ -169,5 +169,11 @@ def test_cells_are_cut_and_lengths_are_not():
     likelihood = longest["infer_cfg"]["inferencer"]["likelihood"]
     scored = longest["length"] - longest["previous_length"]
     assert likelihood["num_draws"] * scored / likelihood["chunk_length"] == 4, "forward passes"
+    (suite,) = find_data_sets(["needlebench_v2_en"])
+    for num_samples, repeats in ((1, {1}), (20, {10, 25 - 5})):
+        cells = cut_cells(suite, num_samples=num_samples, generation_length=8)
+        assert {cell["repeats"] for cell in cells} == repeats, "made are no more than are asked"
+        ranges = {cell["reader_cfg"]["test_range"] for cell in cells}
+        assert ranges == {f"[0:{num_samples}]"}
     cells = cut_cells(text, num_samples=1, generation_length=8)
     assert {cell["reader_cfg"]["test_range"] for cell in cells} == {"[0:1]"}

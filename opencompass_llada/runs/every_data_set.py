@@ -17,6 +17,7 @@ from typing import Any
 
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.benchmarks.data_checks import SCORING_PACKAGES
+from opencompass_llada.benchmarks.needlebench_v2.facts import REPEATS, split_task
 from opencompass_llada.benchmarks.needlebench_v2.facts import SUITE as NEEDLEBENCH_V2
 from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASKS, LIKELIHOOD_TASKS
 from opencompass_llada.options import reject_unknown
@@ -221,6 +222,9 @@ def _cut(cell: Mapping[str, Any], num_samples: int, generation_length: int) -> d
         made[key] = min(made[key], num_samples)
     if not known:
         made["reader_cfg"]["test_range"] = f"[0:{num_samples}]"
+    if made.get("benchmark") == NEEDLEBENCH_V2.name:  # of its 440 texts, the first are the same
+        repeats = made.get("repeats") or REPEATS[split_task(made["task"])[0]]
+        made["repeats"] = min(repeats, num_samples)
     inferencer = made["infer_cfg"]["inferencer"]
     if "likelihood" in inferencer:
         likelihood = inferencer["likelihood"]
