@@ -3,13 +3,14 @@
     python benchmarks/tier_fidelity.py                    # 40 minutes on two cores
     python benchmarks/tier_fidelity.py --models tiny_llada --limit 1    # a look
     python benchmarks/tier_fidelity.py --times 40 --batch-size 32 --parallel 4    # on a GPU
+    python benchmarks/tier_fidelity.py --times 40 --compare --work-dir FOLDER  # what ended in one
 
 Each model runs all tiers on the same samples in one run (needles, RULER's groups, LongBench), each
 compared with the same passes in exact arithmetic as `opencompass-llada fidelity --sweep` does. The
 prompt's keys and values are kept, so that one full pass a block carries what a tier loses; what the
-cache itself costs is in fidelity.json. A CPU computes in float32, the tiers in their plain forms,
-whose numbers are those of the kernels but for the order of sums; a GPU in 16 bit, with the kernels.
-The seconds mean nothing. Perplexity, of float8 products alone since texts are scored exactly, is
+cache itself costs is in fidelity.json. All is float32 but for what a tier rounds. A CPU computes the
+tiers in their plain forms, whose numbers are those of the kernels but for the order of sums; a GPU
+computes with the kernels. The seconds mean nothing. Perplexity, of float8 products alone since texts are scored exactly, is
 paired by text. The error by layer is that of the residual stream, of its norm, for a needle's
 prompt. Writes a record a model; tiny models prove the code, not what LLaDA-8B loses.
 """
@@ -116,27 +117,65 @@ class Bench(RecordedParts):
             read(config, {"LLADA_MODELS": name, **multiply_samples(variables, given.times)})
             for config, variables in WORK[name]
         ]
+        self.groups = {group: GROUPS[group] for group in given.groups}
         tiers = TIERS_OF_BLOCKS if name == "tiny_block" else TIERS
         self.tiers = {tier: tiers[tier] for tier in tiers if tier in (*given.tiers, "exact")}
 
     def scores(self) -> dict[str, Any]:
         """Run all tiers and compare each with the exact one, by group; a run a benchmark."""
-        work = WORK[self.name]
+        places = range(len(self.configs))
+        if self.given.compare:
+            places = [place for place in places if self._folder(place).is_dir()]
         with ThreadPoolExecutor(self.given.parallel) as pool:
-            parts = list(pool.map(self._run, range(len(work))))
+            parts = [part for part in pool.map(self._run, places) if part is not None]
         found: dict[str, Any] = {}
         for run, names, datasets in parts:
-            for group, pattern in GROUPS.items():
-                if fnmatch.filter(datasets, pattern):
-                    table = compare_settings(run, names, [pattern])
-                    print(f"{self.name}, {group}\n{write_frontier(table)}", flush=True)
-                    found[group] = table.to_dict("index")
+            for group, pattern in self.groups.items():
+                if own := fnmatch.filter(datasets, pattern):
+                    compared = self._compare(run, names, own)
+                    if compared:
+                        found[group] = compared
         return found
 
-    def _run(self, place: int) -> tuple[Path, dict[str, str], list[str]]:
-        """Run a benchmark; return the run's folder, the models by tier, and the data sets."""
+    def _compare(self, run: Path, names: dict[str, str], datasets: list[str]) -> dict[str, Any]:
+        """Compare each tier with the exact one over the data sets that both have ended."""
+        ended = {
+            tier: {name for name in datasets if (run / "results" / abbr / f"{name}.json").is_file()}
+            for tier, abbr in names.items()
+        }
+        found: dict[str, Any] = {}
+        for tier in names:
+            both = sorted(ended["exact"] & ended[tier])
+            if not both:
+                continue
+            table = compare_settings(run, {t: names[t] for t in ("exact", tier)}, both)
+            about = f"{self.name}, {both[0]} and {len(both) - 1} more"
+            print(f"{about}\n{write_frontier(table)}", flush=True)
+            rows = table.to_dict("index")
+            found[tier] = {
+                **rows[tier],
+                "exact_score": rows["exact"]["score"],
+                "data_sets": len(both),
+                "of_data_sets": len(datasets),
+            }
+        return found
+
+    def _folder(self, place: int) -> Path:
+        return self.given.work_dir / self.name / str(place)
+
+    def _run(self, place: int) -> tuple[Path, dict[str, str], list[str]] | None:
+        """Run a benchmark; return the run's folder, the models by tier, and the data sets.
+
+        None if none of its data sets is asked for.
+        """
         config = self.configs[place]
-        datasets = [dict(dataset) for dataset in config["datasets"]]
+        datasets = [
+            dict(dataset)
+            for dataset in config["datasets"]
+            if any(fnmatch.fnmatch(dataset["abbr"], pattern) for pattern in self.groups.values())
+        ]
+        if not datasets:
+            return None
         if self.given.limit is not None:
             datasets = [limit_samples(dataset, self.given.limit) for dataset in datasets]
         base = find_model(config)
@@ -147,7 +186,11 @@ class Bench(RecordedParts):
             {**apply_setting(base, setting), "abbr": names[tier]}
             for tier, setting in self.tiers.items()
         ]
-        run = start_run(models, datasets, self.given.work_dir / self.name / str(place))
+        folder = self._folder(place)
+        if self.given.compare:
+            run = max(f for f in folder.iterdir() if (f / "configs").is_dir())
+        else:
+            run = start_run(models, datasets, folder)
         return run, names, [dataset["abbr"] for dataset in datasets]
 
     def perplexity(self) -> dict[str, Any]:
@@ -210,8 +253,9 @@ class Bench(RecordedParts):
 
     def run(self) -> None:
         """Run the parts."""
-        self.part("layers", self.layers)
-        self.part("perplexity", self.perplexity)
+        if not self.given.compare:
+            self.part("layers", self.layers)
+            self.part("perplexity", self.perplexity)
         self.part("scores", self.scores)
 
 
@@ -257,8 +301,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=WORK, default=list(WORK))
     parser.add_argument("--tiers", nargs="+", choices=TIERS, default=list(TIERS))
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--limit", type=int, help="samples of each data set")
     parser.add_argument("--times", type=int, default=1, help="so many times the usual samples")
+    parser.add_argument("--compare", action="store_true", help="runs in --work-dir, none anew")
     parser.add_argument("--batch-size", type=int, help="rows at a time, if not the config's")
     parser.add_argument("--parallel", type=int, default=1, help="benchmarks at a time")
     parser.add_argument("--limit-seconds", type=float, default=3600.0)
