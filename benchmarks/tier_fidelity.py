@@ -8,11 +8,12 @@
 Each model runs all tiers on the same samples in one run (needles, RULER's groups, LongBench), each
 compared with the same passes in exact arithmetic as `opencompass-llada fidelity --sweep` does. The
 prompt's keys and values are kept, so that one full pass a block carries what a tier loses; what the
-cache itself costs is in fidelity.json. All is float32 but for what a tier rounds. A CPU computes the
-tiers in their plain forms, whose numbers are those of the kernels but for the order of sums; a GPU
-computes with the kernels. The seconds mean nothing. Perplexity, of float8 products alone since texts are scored exactly, is
-paired by text. The error by layer is that of the residual stream, of its norm, for a needle's
-prompt. Writes a record a model; tiny models prove the code, not what LLaDA-8B loses.
+cache itself costs is in fidelity.json. All is float32 but for what a tier rounds. A CPU computes
+the tiers in their plain forms, whose numbers are those of the kernels but for the order of sums; a
+GPU computes with the kernels. The seconds mean nothing. Perplexity, of float8 products alone since
+texts are scored exactly, is paired by text. The error by layer is that of the residual stream, of
+its norm, for a needle's prompt. Writes a record a model; tiny models prove the code, not what
+LLaDA-8B loses.
 """
 
 from __future__ import annotations

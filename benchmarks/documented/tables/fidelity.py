@@ -86,6 +86,26 @@ for _model in TIER_MODELS:
     table(f"tiers_{_model}", _model)(tier_scores)
 
 
+@table("tiers_many")
+def many_samples() -> str:
+    """Return what tiers change over many samples on a GPU: by model, group and tier."""
+    rows = []
+    for model in TIER_MODELS:
+        groups = read_record(f"tier_fidelity_{model}_h200.json")["scores"]
+        for group, tiers in groups.items():
+            for tier, found in tiers.items():
+                if tier == "exact":
+                    continue
+                ended = f"{found['data_sets']} of {found['of_data_sets']}"
+                difference = f"{found['difference']:+.1f}"
+                span = f"[{found['difference_low']:.1f}, {found['difference_high']:.1f}]"
+                shown = (f"{found['num_samples']:,}", ended, f"{found['exact_score']:.1f}")
+                rows.append([model.replace("_", "-"), group, tier, *shown, f"{difference} {span}"])
+    return make(
+        ["model", "group", "tier", "n", "data sets", "exact", "points more than exact"], rows
+    )
+
+
 @table("tier_layers")
 def tier_layers() -> str:
     """Return the residual stream's error behind the first and the last layer, by model and tier."""

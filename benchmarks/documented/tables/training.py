@@ -45,6 +45,7 @@ def float8() -> str:
         {
             "16 bits, `keep_attention`": f"{record}0/",
             "float8, `keep_attention`": f"{record}1/",
+            "float8, `keep_projections`": f"{record}2/",
             "float8, `keep_projections`, `keep_mlp: 32`": f"{record}3/",
         },
         [*RATES, MEMORY],
