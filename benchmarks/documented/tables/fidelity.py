@@ -106,6 +106,18 @@ def many_samples() -> str:
     )
 
 
+@table("tiers_vt")
+def variable_tracking() -> str:
+    """Return what each tier, down to a tenth of the keys, changes in variable tracking."""
+    (tiers,) = read_record("tier_fidelity_vt_cpu.json")["scores"].values()
+    rows = []
+    for tier, found in tiers.items():
+        span = f"[{found['difference_low']:.1f}, {found['difference_high']:.1f}]"
+        change = "" if tier == "exact" else f"{found['difference']:+.1f} {span}"
+        rows.append([tier, str(found["num_samples"]), f"{found['score']:.1f}", change])
+    return make(["tier", "n", "score", "points more than exact"], rows)
+
+
 @table("tier_layers")
 def tier_layers() -> str:
     """Return the residual stream's error behind the first and the last layer, by model and tier."""
