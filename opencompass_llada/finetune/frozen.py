@@ -103,20 +103,13 @@ def input_gradient(
     """
     weight_KN = weight_NK.t().contiguous()
     ones_K = torch.ones(len(weight_KN), dtype=torch.float32, device=weight_KN.device)
-    return multiply(_scaled_rows(gradient_TN, scales_N), weight_KN, ones_K, None, dtype)
+    rows = quantise_rows(gradient_TN.contiguous(), scales_N)
+    return multiply(rows, weight_KN, ones_K, None, dtype)
 
 
 @input_gradient.register_fake
 def _(gradient_TN: Tensor, weight_NK: Tensor, scales_N: Tensor, dtype: torch.dtype) -> Tensor:
     return gradient_TN.new_empty((len(gradient_TN), weight_NK.shape[1]), dtype=dtype)
-
-
-def _scaled_rows(gradient_TN: Tensor, scales_N: Tensor) -> tuple[Tensor, Tensor]:
-    if gradient_TN.is_cuda:
-        from opencompass_llada.inference.triton.float8 import quantise_rows as fused
-
-        return fused(gradient_TN.contiguous(), scales_N)
-    return quantise(gradient_TN * scales_N)
 
 
 def freeze_in_float8(model: BidirectionalNetwork) -> None:

@@ -186,13 +186,16 @@ def product(
     return _finished((exact_TN * scales_N).to(x_TK.dtype), bias_N, out_TN)
 
 
-def quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float8 inputs and the scale of each row, float32 [T]."""
+def quantise_rows(x_TK: Tensor, channel_scales_K: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return float8 inputs and the scale of each row, float32 [T].
+
+    Of inputs times ``channel_scales_K``, float32, if these are given.
+    """
     if x_TK.is_cuda:
         from opencompass_llada.inference.triton.float8 import quantise_rows as fused
 
-        return fused(x_TK)
-    return quantise(x_TK)
+        return fused(x_TK, channel_scales_K)
+    return quantise(x_TK if channel_scales_K is None else x_TK * channel_scales_K)
 
 
 def multiply(
