@@ -102,7 +102,8 @@ def _start_beside() -> None:
 
 
 def _has_threads() -> bool:
-    return threading.active_count() > 1
+    """Whether a fork of this process would lose threads, as those of macOS's own libraries."""
+    return threading.active_count() > 1 or sys.platform == "darwin"
 
 
 def is_ready() -> bool:
