@@ -7,6 +7,7 @@ compared. Scores are of the same samples; differences are paired. Infers and sco
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import re
@@ -186,8 +187,9 @@ def _spans(found: pd.DataFrame, name: str, form: str) -> list[str]:
 
 def draw_frontier(found: pd.DataFrame, path: Path) -> None:
     """Draw score against seconds a sample; a line joins the settings that none beats."""
-    timed = found[found["seconds"].notna()]
+    timed = found[found["seconds"].notna()].sort_values("seconds")
     figure, (axes,) = make_panels(1, 1, (6.4, 4.0))
+    heights = itertools.cycle((5, -12, 17, -24))  # names of points that are near each other
     for name, row in timed.iterrows():
         colour = "#0072b2" if row["undominated"] else "#999999"
         low, high = row["score_low"], row["score_high"]
@@ -195,8 +197,8 @@ def draw_frontier(found: pd.DataFrame, path: Path) -> None:
             axes.plot([row["seconds"]] * 2, [low, high], color=colour, linewidth=1, alpha=0.6)
         axes.plot(row["seconds"], row["score"], marker="o", color=colour)
         axes.annotate(name, (row["seconds"], row["score"]), textcoords="offset points",
-                      xytext=(5, 5), fontsize=8, color=colour)  # fmt: skip
-    best = timed[timed["undominated"]].sort_values("seconds")
+                      xytext=(5, next(heights)), fontsize=8, color=colour)  # fmt: skip
+    best = timed[timed["undominated"]]
     axes.plot(best["seconds"], best["score"], color="#0072b2", linewidth=1)
     axes.set_xscale("log")
     if len(timed):
@@ -205,6 +207,6 @@ def draw_frontier(found: pd.DataFrame, path: Path) -> None:
         axes.minorticks_off()
     axes.set_xlabel("seconds a sample")
     axes.set_ylabel("score, %, with 95 % interval")
-    axes.margins(x=0.15)
+    axes.margins(x=0.15, y=0.15)
     axes.grid(visible=True, alpha=0.3)
     save_figure(figure, path)
